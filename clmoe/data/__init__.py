@@ -1,0 +1,1 @@
+"""Questions, pictures, prompts and batches."""

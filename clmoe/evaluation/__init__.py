@@ -1,0 +1,1 @@
+"""Answers: features, generation, per-question results."""

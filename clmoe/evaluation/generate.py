@@ -1,0 +1,64 @@
+"""Batched greedy answers: left padding, longest prompts first, short outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from clmoe.data.batches import Batch, by_length, collate
+from clmoe.data.prompts import Encoded
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated answer: the sample's position, and the text without special tokens."""
+
+    row: int
+    text: str
+
+
+@torch.no_grad()
+def generate_answers(
+    model: Any,
+    *,
+    prompts: Sequence[Encoded],
+    rows: Sequence[int],
+    inputs: Callable[[Batch], dict[str, Tensor]],
+    tokenizer: Any,
+    max_new_tokens: int,
+    batch_size: int,
+    gates: Callable[[list[int]], AbstractContextManager[None]] = lambda rows: nullcontext(),
+) -> Iterator[list[Answer]]:
+    """Yield answers batch by batch, the longest prompts first.
+
+    Args:
+        model: The adapted (or bare) model in evaluation mode.
+        prompts: Encoded prompts of the whole data set.
+        rows: Which of them to answer.
+        inputs: Turns a left-padded batch into what ``generate`` takes.
+        tokenizer: Gives padding and end tokens, and decodes.
+        max_new_tokens: At most so many tokens an answer.
+        batch_size: Prompts a batch; it changes speed and memory, not answers.
+        gates: Puts the task router weights of these rows in place while they are answered.
+    """
+    for group in by_length([len(prompts[r].input_ids) for r in rows], batch_size=batch_size):
+        chosen = [rows[position] for position in group]
+        batch = collate(
+            [prompts[r] for r in chosen], rows=chosen, pad=tokenizer.pad_token_id, left=True
+        )
+        with gates(chosen):
+            output = model.generate(
+                **inputs(batch),
+                do_sample=False,
+                num_beams=1,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+        yield [Answer(row, text.strip()) for row, text in zip(chosen, texts, strict=True)]

@@ -1,0 +1,1 @@
+"""Taking what was learned out of a run, for use elsewhere."""

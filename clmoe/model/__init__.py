@@ -1,0 +1,1 @@
+"""The base model and the mixture on it."""

@@ -1,0 +1,85 @@
+"""Bringing one node up to date: skip, take from the store, or run its stage and commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+
+from clmoe.errors import ClmoeError
+from clmoe.events import StageFinished, StageSkipped, StageStarted, emit
+from clmoe.runs.freshness import NodeState
+from clmoe.runs.plan import Node
+from clmoe.stages.context import Context
+from clmoe.stages.result import Outcome
+
+STAGE_MODULES = {
+    "prepare": "clmoe.stages.prepare",
+    "train": "clmoe.stages.train",
+    "route": "clmoe.stages.route",
+    "merge": "clmoe.stages.merge",
+    "index": "clmoe.stages.index",
+    "eval": "clmoe.stages.evaluate",
+}
+
+
+def bring_up_to_date(
+    context: Context, node: Node, *, external: Mapping[str, str] | None = None
+) -> Outcome:
+    """Make a node fresh, with the least work, and say what that took."""
+    run = context.run
+    state = run.state(node, external=external)
+    label = state.node.label
+    if state.status == "fresh":
+        emit(StageSkipped(node.stage, node.task, "nothing changed"))
+        return _outcome(context, state, status="skipped", reason="nothing changed", seconds=0.0)
+    reason = state.text
+    if run.adopt(node, external=external):
+        emit(StageSkipped(node.stage, node.task, "the store has this version"))
+        return _outcome(
+            context, run.state(node), status="skipped", reason="taken from the store", seconds=0.0
+        )
+    emit(StageStarted(node.stage, node.task, reason))
+    started = time.monotonic()
+    workspace = run.begin(node, external=external)
+    perform = import_module(STAGE_MODULES[node.stage]).perform
+    result = perform(context, workspace.node, workspace.path)
+    run.commit(
+        workspace,
+        outputs=result.outputs,
+        counts=result.counts,
+        summary={**result.summary, "lines": list(result.lines)},
+        warnings=result.warnings,
+    )
+    seconds = time.monotonic() - started
+    emit(StageFinished(node.stage, node.task, seconds, "; ".join(result.lines[:1])))
+    after = run.state(node, external=external)
+    if after.status != "fresh":
+        raise ClmoeError(
+            f"{label} was committed but is {after.text}",
+            hint="did a file change while it ran? run the same command again",
+        )
+    return _outcome(context, after, status="done", reason=reason, seconds=seconds)
+
+
+def bring_all(context: Context, nodes: Iterable[Node]) -> tuple[Outcome, ...]:
+    """Bring nodes up to date in the given order."""
+    return tuple(bring_up_to_date(context, node) for node in nodes)
+
+
+def _outcome(
+    context: Context, state: NodeState, *, status: str, reason: str, seconds: float
+) -> Outcome:
+    manifest = context.run.manifest(state.node)
+    summary = {k: v for k, v in manifest.summary.items() if k != "lines"}
+    assert state.directory is not None
+    return Outcome(
+        node_label=state.node.label,
+        status=status,
+        reason=reason,
+        seconds=seconds,
+        fingerprint=manifest.fingerprint,
+        path=state.directory,
+        summary={**summary, "counts": dict(manifest.counts)},
+        lines=tuple(manifest.summary.get("lines", ())),
+    )

@@ -1,0 +1,93 @@
+"""Opening a run to work on it: made from a recipe, or as it is with some keys changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clmoe.errors import InputStageError
+from clmoe.events import Note, emit
+from clmoe.recipe.load import DEFAULT_RECIPE, load_recipe, shipped_recipes
+from clmoe.runs.layout import Layout
+from clmoe.runs.plan import Node
+from clmoe.runs.run import Run
+
+if TYPE_CHECKING:
+    from clmoe.stages.context import Context
+
+
+def create_run(
+    runs_dir: Path,
+    *,
+    recipe: str | None,
+    source: str | None,
+    overrides: Sequence[str],
+    name: str | None,
+    keep_going: bool,
+    keep: bool = True,
+) -> Run:
+    """The run that a command names: reopened as it is, or made from (or given) a recipe.
+
+    With neither recipe nor source an existing run keeps its own recipe and overrides.
+    """
+    changes = [*overrides]
+    known = Layout(runs_dir.absolute()).run_names()
+    kept = name or DEFAULT_RECIPE
+    if recipe is None and source is None and kept in known:
+        opened = Run.open(runs_dir, kept)
+        for key in opened.set_overrides(changes) if changes else ():
+            emit(Note(f"recipe changed: {key}"))
+        return opened
+    if recipe is None and source is not None and source in {r.name for r in shipped_recipes()}:
+        recipe = source
+    elif source is not None:
+        changes = [f"data.source={source}", *changes]
+        if recipe is None:
+            label = source.replace("/", "-").replace(":", "-")
+            changes = [f"name={label}", *changes]
+    if keep_going:
+        changes.append("data.keep_going=true")
+    resolved = load_recipe(recipe, overrides=changes)
+    label = name or resolved.recipe.name
+    if not keep:
+        return Run(runs_dir.absolute(), name=label, resolved=resolved)
+    before = Run.open(runs_dir, label).recipe.flat() if label in known else None
+    opened = Run.create(runs_dir, resolved=resolved, name=label)
+    after = opened.recipe.flat()
+    for key in after if before is not None else ():
+        if before[key] != after[key]:
+            emit(
+                Note(f"the recipe of the run {label} changed: {key} {before[key]} -> {after[key]}")
+            )
+    return opened
+
+
+@contextmanager
+def open_run(
+    runs_dir: Path,
+    *,
+    run: str | None,
+    overrides: Sequence[str],
+    refuse: Callable[[Run], None] = lambda run: None,
+) -> Iterator[tuple[Context, list[str]]]:
+    """Open a run for writing, with overrides written down; yields its context and notes.
+
+    ``refuse`` looks at the run as it would be and raises before anything is written.
+    """
+    opened = Run.open(runs_dir, run)
+    with opened.lock():
+        refuse(opened.preview(overrides))
+        notes = []
+        if overrides:
+            notes = [f"recipe changed: {change}" for change in opened.set_overrides(overrides)]
+        state = opened.state(Node("prepare"))
+        if state.status != "fresh":
+            raise InputStageError(
+                f"the data is not up to date: {state.text}",
+                hint=f"clmoe prepare --name {opened.name}",
+            )
+        from clmoe.stages.context import Context
+
+        yield Context(opened), notes

@@ -1,0 +1,1 @@
+"""The command line of clmoe: the only package that knows a terminal."""

@@ -1,0 +1,114 @@
+"""Small random models, built from the same configuration classes as the real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from clmoe.model.config import ClmoeConfig
+from clmoe.model.tuner import attach as attach_adapter
+
+IMAGE_TOKEN = 63
+
+
+def llama_config(layers: int = 2) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+
+
+def llava_config() -> LlavaConfig:
+    vision = CLIPVisionConfig(
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=8,
+    )
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=llama_config(),
+        image_token_id=IMAGE_TOKEN,
+        image_seq_length=4,
+        vision_feature_layer=-1,
+    )
+
+
+@pytest.fixture
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    return LlamaForCausalLM(llama_config()).eval()
+
+
+@pytest.fixture
+def llava() -> LlavaForConditionalGeneration:
+    torch.manual_seed(0)
+    return LlavaForConditionalGeneration(llava_config()).eval()
+
+
+@pytest.fixture
+def text_batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(3, 60, (3, 7), generator=generator)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+@pytest.fixture
+def batch() -> dict[str, torch.Tensor]:
+    """Two prompts of four image tokens and some text, the second padded on the left."""
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randint(3, 60, (2, 6), generator=generator)
+    ids = torch.cat([torch.full((2, 4), IMAGE_TOKEN), text], dim=1)
+    mask = torch.ones_like(ids)
+    ids = torch.cat([torch.tensor([[5, 6], [0, 0]]), ids], dim=1)
+    mask = torch.cat([torch.tensor([[1, 1], [0, 0]]), mask], dim=1)
+    pixels = torch.randn(2, 3, 16, 16, generator=generator)
+    return {"input_ids": ids, "attention_mask": mask, "pixel_values": pixels}
+
+
+@pytest.fixture
+def randomize() -> Callable[..., None]:
+    """Give an adapter weights that do something: B starts at zero, the gates nearly uniform."""
+
+    def fill(model: nn.Module, *, seed: int = 3, adapter: str = "default") -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for name, parameter in model.named_parameters():
+            if f"clmoe_B.{adapter}" in name or f"clmoe_router.{adapter}" in name:
+                with torch.no_grad():
+                    parameter.normal_(0.0, 0.2, generator=generator)
+
+    return fill
+
+
+@pytest.fixture
+def attach(randomize: Callable[..., None]) -> Callable[..., PeftModel]:
+    """Attach an adapter of four experts with random weights."""
+
+    def make(model: nn.Module, *, seed: int = 3, **fields: object) -> PeftModel:
+        settings: dict[str, object] = {"experts": 4, "r": 8, "alpha": 16.0} | fields
+        peft_model = attach_adapter(model, ClmoeConfig(**settings))
+        randomize(peft_model, seed=seed)
+        return peft_model.eval()
+
+    return make
