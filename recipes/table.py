@@ -113,7 +113,9 @@ def main() -> None:
     print("| method | " + " | ".join(rates) + " |\n| --- |" + " ---: |" * len(rates))
     for method in METHODS:
         cells = [f"{aps[method, r]:.1f}" for r in rates]
-        cells = [f"**{c}**" if r == chosen[method] else c for r, c in zip(rates, cells, strict=True)]
+        cells = [
+            f"**{c}**" if r == chosen[method] else c for r, c in zip(rates, cells, strict=True)
+        ]
         print(f"| {method} | " + " | ".join(cells) + " |", flush=True)
 
     jobs = [

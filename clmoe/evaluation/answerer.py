@@ -40,33 +40,38 @@ class TaskMixing:
     """What the gate of Eq 9 needs beside the instance router.
 
     Attributes:
-        routers: w_T of every learned task, in order.
-        index: Finds the task of a question (Eq 8) among the same tasks, in the same order.
+        tasks: The learned tasks, in order.
+        routers: w_T of each.
+        index: Finds the task of a question (Eq 8) among them; None where tasks are given.
         beta: Share of the instance router.
         feature: Which F(x) the index was made of.
     """
 
+    tasks: tuple[str, ...]
     routers: Sequence[TaskRouter]
-    index: TaskIndex
+    index: TaskIndex | None
     beta: float
     feature: str
 
-    def gates(self, features: Tensor, *, task: str | None = None) -> TaskGates:
-        """Eq 8 for every question, then the w_T of the task it finds (or of ``task``).
+    def gates(self, features: Tensor) -> TaskGates:
+        """Eq 8 for every question, then the w_T of the task it finds.
 
         Args:
             features: F(v) of the questions, [N, d].
-            task: A known task to use in place of Eq 8.
         """
-        if task is None:
-            chosen = self.index.predict(features)
-        else:
-            chosen = torch.full((len(features),), self.index.tasks.index(task))
+        assert self.index is not None
+        return self._gates(self.index.predict(features))
+
+    def gates_of(self, task: str, *, questions: int) -> TaskGates:
+        """The w_T of one known task for a number of questions, without Eq 8."""
+        return self._gates(torch.full((questions,), self.tasks.index(task)))
+
+    def _gates(self, chosen: Tensor) -> TaskGates:
         weights = {
             name: torch.stack([router.weights[name] for router in self.routers])[chosen]
             for name in self.routers[0].weights
         }
-        return TaskGates(weights=weights, tasks=[self.index.tasks[int(i)] for i in chosen])
+        return TaskGates(weights=weights, tasks=[self.tasks[int(i)] for i in chosen])
 
 
 @dataclass(frozen=True)

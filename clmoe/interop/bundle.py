@@ -196,6 +196,7 @@ def load(
     if settings.mixes:
         names = [f"{number:02d}-{task}" for number, task in enumerate(settings.tasks, 1)]
         mixing = TaskMixing(
+            tasks=settings.tasks,
             routers=[load_task_router(folder / "task_router" / name) for name in names],
             index=combine(
                 [load_task_index(folder / "index" / name) for name in names],

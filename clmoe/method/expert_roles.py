@@ -10,12 +10,11 @@ expert mostly takes the new weights and every other expert mostly keeps the old 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from clmoe.errors import ClmoeError, UsageError
+from clmoe.errors import ClmoeError
 
 Role = Literal["specific", "shared", "none"]
 
@@ -38,32 +37,6 @@ class ExpertRoles:
     def __post_init__(self) -> None:
         """Refuses two lists of different length."""
         assert len(self.roles) == len(self.lambdas)
-
-
-def check_gamma(gamma: float, *, allow_any: bool = False) -> None:
-    """Refuses a gamma for which Eq 10 does not do what it is for.
-
-    Args:
-        gamma: The momentum.
-        allow_any: Accept every finite number (Figure 3 of the paper starts at 0.5).
-
-    Raises:
-        UsageError: gamma is not finite, or at most 0.5 or above 1 and not allowed.
-    """
-    if not math.isfinite(gamma):
-        raise UsageError(f"merge.gamma is {gamma}; it must be a number above 0.5 and at most 1")
-    if allow_any or 0.5 < gamma <= 1:
-        return
-    reason = (
-        "Eq 10 keeps gamma of a shared expert and 1 - gamma of a task-specific one, so with "
-        "gamma <= 0.5 what tasks share would change at least as much as what is specific"
-        if gamma <= 0.5
-        else "above 1 the new weights would enter Eq 12 with a negative sign"
-    )
-    raise UsageError(
-        f"merge.gamma is {gamma:g}; it must be above 0.5 and at most 1: {reason}",
-        hint="choose gamma in (0.5, 1], or set merge.allow_any_gamma=true",
-    )
 
 
 def expert_roles(
@@ -109,7 +82,7 @@ def assign_roles(
         current: E_t of each router.
         previous: The same for tasks 1 .. t-1; E_pre is their union.
         experts: n.
-        gamma: The momentum (see `check_gamma`).
+        gamma: The momentum; a recipe accepts (0.5, 1] unless told otherwise.
 
     Raises:
         ClmoeError: Two tasks have different routers, or an expert does not exist.

@@ -66,7 +66,3 @@ class AccuracyMatrix:
     def row_name(self, row: int) -> str:
         """How a row is called: "before any task" or "after TASK"."""
         return "before any task" if row == 0 else f"after {self.tasks[row - 1]}"
-
-    def newest_row(self) -> int | None:
-        """The last row with a cell, or None if there is no cell."""
-        return max((row for row, _ in self.cells), default=None)

@@ -7,7 +7,6 @@ never change: `project_images` computes them once, and `embed` puts them back in
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,31 +119,6 @@ def load_backbone(
         dtype=dtype,
         choices=(why_dtype, why_attention),
     )
-
-
-def base_digest(config: Base) -> str:
-    """Return what identifies a base model's weights, without loading them.
-
-    For a folder (and the built-in model) the sha256 over its files' names and contents, for a hub
-    model the commit of its snapshot in the local cache.
-
-    Raises:
-        ClmoeError: The folder or the snapshot is not there.
-    """
-    source = _source(config)
-    folder = Path(source)
-    if not folder.is_dir():
-        commit = getattr(
-            _fetch(config, AutoConfig, source, revision=config.revision), "_commit_hash", None
-        )
-        return f"{config.model}@{commit}"
-    total = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            total.update(f"{file.relative_to(folder).as_posix()}\0".encode())
-            with file.open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
-    return f"sha256:{total.hexdigest()}"
 
 
 def project_images(backbone: Backbone, pixel_values: Tensor) -> Tensor:

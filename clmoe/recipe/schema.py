@@ -191,7 +191,6 @@ class Train(Section):
     micro_batch: PositiveInt | None = _key(None, "samples at a time; null: batch_size")
     checkpoint_every: int = _key(200, "steps between checkpoints; 0: none", ge=0)
     gradient_checkpointing: bool = _key(False, "recompute activations to save memory")
-    workers: int = _key(0, "processes that load images", ge=0)
 
 
 class Route(Section):

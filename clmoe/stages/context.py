@@ -23,6 +23,7 @@ from clmoe.errors import ClmoeError
 from clmoe.evaluation.features import question_features
 from clmoe.model.adapter_file import load_adapter
 from clmoe.model.backbone import Backbone, load_backbone
+from clmoe.model.checkpointing import enable_checkpointing
 from clmoe.model.config import ClmoeConfig
 from clmoe.model.pictures import Pictures
 from clmoe.model.tuner import attach
@@ -58,23 +59,18 @@ class Context:
         return load_backbone(self.recipe.base, device=self.device)
 
     def _config(self) -> ClmoeConfig:
-        adapter, projector = self.recipe.adapter, self.backbone.projector
+        projector = self.backbone.projector
         trained = self.recipe.base.projector != "frozen"
         if trained and projector is None:
             raise ClmoeError(
                 f"{self.backbone.name} has no projector that could be trained",
                 hint="set base.projector=frozen",
             )
-        return ClmoeConfig(
-            experts=adapter.experts,
-            r=adapter.rank,
-            alpha=adapter.alpha,
-            dropout=adapter.dropout,
-            targets=adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets),
-            routers=adapter.routers,
-            router_std=adapter.router_std,
-            init_seed=stream(self.recipe.train.seed, "adapter"),
-            modules_to_save=[str(projector)] if trained else None,
+        return ClmoeConfig.from_recipe(
+            self.recipe.adapter,
+            base=self.recipe.base.model,
+            seed=stream(self.recipe.train.seed, "adapter"),
+            modules_to_save=[str(projector)] if trained else (),
         )
 
     def fresh(self) -> Any:
@@ -82,7 +78,7 @@ class Context:
         base = self.backbone.model if self._model is None else self._model.unload()
         self._model = attach(base, self._config())
         if self.recipe.train.gradient_checkpointing:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+            enable_checkpointing(base)
         self._loaded = None
         return self._model
 

@@ -25,18 +25,25 @@ from clmoe.stages.context import Context
 from clmoe.stages.stage import StageResult
 
 
-def task_mixing(context: Context, node: Node) -> TaskMixing | None:
-    """Routers and index of the tasks learned by a row; None where only w_I gates (beta = 1)."""
+def task_mixing(context: Context, node: Node, *, oracle: bool) -> TaskMixing | None:
+    """Routers and index of the tasks learned by a row; None where only w_I gates (beta = 1).
+
+    With ``oracle`` the true task is used, and there is no index.
+    """
     run, recipe = context.run, context.recipe
     learned = run.plan.learned(node)
     if not run.plan.soft_gates or not learned:
         return None
-    return TaskMixing(
-        routers=[load_task_router(run.output(Node("route", t), "router")) for t in learned],
-        index=combine(
+    index = None
+    if not oracle:
+        index = combine(
             [load_task_index(run.output(Node("index", t), "index")) for t in learned],
             shrinkage=recipe.index.shrinkage,
-        ),
+        )
+    return TaskMixing(
+        tasks=learned,
+        routers=[load_task_router(run.output(Node("route", t), "router")) for t in learned],
+        index=index,
         beta=recipe.eval.beta,
         feature=recipe.index.feature,
     )
@@ -48,12 +55,14 @@ def perform(context: Context, node: Node, folder: Path) -> StageResult:
     examples = context.examples(task, settings.split)
     prompts = [context.prompter.prompt(e.question, name=e.question_id) for e in examples]
     file = SampleFile(folder / "samples.jsonl")
-    mixing = task_mixing(context, node)
     learned = task in context.run.plan.learned(node)
+    oracle = settings.oracle_task and learned
+    mixing = task_mixing(context, node, oracle=oracle)
     gates = None
-    if mixing is not None:
-        oracle = task if settings.oracle_task and learned else None
-        gates = mixing.gates(context.features(task, settings.split), task=oracle)
+    if mixing is not None and oracle:
+        gates = mixing.gates_of(task, questions=len(examples))
+    elif mixing is not None:
+        gates = mixing.gates(context.features(task, settings.split))
     rows = [row for row, e in enumerate(examples) if e.question_id not in file.done]
     with _model(context, node) as model:
         answerer = Answerer(

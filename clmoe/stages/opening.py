@@ -53,15 +53,12 @@ def create_run(
     label = name or resolved.recipe.name
     if not keep:
         return Run(runs_dir.absolute(), name=label, resolved=resolved)
-    before = Run.open(runs_dir, label).recipe.flat() if label in known else None
-    opened = Run.create(runs_dir, resolved=resolved, name=label)
-    after = opened.recipe.flat()
-    for key in after if before is not None else ():
-        if before[key] != after[key]:
-            emit(
-                Note(f"the recipe of the run {label} changed: {key} {before[key]} -> {after[key]}")
-            )
-    return opened
+    after = resolved.recipe.flat()
+    before = Run.open(runs_dir, label).recipe.flat() if label in known else after
+    for key, value in after.items():
+        if before[key] != value:
+            emit(Note(f"the recipe of the run {label} changed: {key} {before[key]} -> {value}"))
+    return Run.create(runs_dir, resolved=resolved, name=label)
 
 
 @contextmanager

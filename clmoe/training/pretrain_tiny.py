@@ -1,10 +1,11 @@
 """Train the built-in base model: `python -m clmoe.training.pretrain_tiny --out FOLDER`.
 
 Three stages, all on scenes of the pretraining split: (1) the vision tower and the projector learn
-to name each cell's properties through temporary linear heads; (2) the decoder and the projector learn
-captions and general questions on the frozen patches; (3) a short stage mixes in a few questions of each of
-the ten tasks. The folder gets the model, its processor and `record.json`, which says how it was
-made and what it can do. On one CPU thread the same seed gives the same numbers.
+to name each cell's properties through temporary linear heads; (2) the decoder and the projector
+learn captions and general questions, from patches that no longer change; (3) a short stage mixes
+in a few questions of each of the ten tasks. The folder gets the model, its processor and
+`record.json`, which says how it was made and what it can do. On one CPU thread the same seed gives
+the same numbers.
 """
 
 from __future__ import annotations

@@ -28,7 +28,8 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
     )
     specials = ["<unk>", "<s>", "</s>", "<image>"]
     bytes_ = [f"<0x{i:02X}>" for i in range(256)]
-    corpus = [*QUESTIONS, TEMPLATES["vicuna_v1"].start, SUFFIX, "ASSISTANT: skiing two red dogs"] * 3
+    texts = [TEMPLATES["vicuna_v1"].start, SUFFIX, "ASSISTANT: skiing two red dogs"]
+    corpus = [*QUESTIONS, *texts] * 3
     tokenizer.train_from_iterator(
         corpus, trainers.BpeTrainer(vocab_size=420, special_tokens=specials + bytes_)
     )

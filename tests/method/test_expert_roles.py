@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clmoe.errors import ClmoeError, UsageError
+from clmoe.errors import ClmoeError
 from clmoe.method.expert_roles import (
     SINGLE_EXPERT,
     assign_roles,
-    check_gamma,
     expert_lambdas,
     expert_roles,
     single_expert_roles,
@@ -64,31 +63,6 @@ def test_gamma_one_gives_exact_ones_and_zeros() -> None:
 def test_one_expert_is_shared_and_its_momentum_uniform() -> None:
     roles = single_expert_roles(gamma=0.7)[SINGLE_EXPERT]
     assert (roles.roles, roles.lambdas) == (("shared",), (0.7,))
-
-
-@pytest.mark.parametrize("gamma", [0.51, 0.7, 1.0])
-def test_gamma_in_range_is_accepted(gamma: float) -> None:
-    check_gamma(gamma)
-
-
-@pytest.mark.parametrize(
-    ("gamma", "reason"),
-    [
-        (0.5, "what tasks share would change at least as much"),
-        (0.0, "what tasks share would change at least as much"),
-        (1.01, "negative sign"),
-    ],
-)
-def test_gamma_out_of_range_is_refused_with_the_reason(gamma: float, reason: str) -> None:
-    with pytest.raises(UsageError, match=reason) as caught:
-        check_gamma(gamma)
-    assert "merge.allow_any_gamma=true" in (caught.value.hint or "")
-    check_gamma(gamma, allow_any=True)
-
-
-def test_gamma_must_be_finite_even_where_any_is_allowed() -> None:
-    with pytest.raises(UsageError, match="must be a number"):
-        check_gamma(float("nan"), allow_any=True)
 
 
 def test_bad_input_is_named() -> None:

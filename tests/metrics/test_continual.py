@@ -138,7 +138,6 @@ def test_joint_training_has_only_the_last_row() -> None:
         "AP",
         "AF-ref",
     }
-    assert joint.newest_row() == 3
 
 
 def test_the_reference_is_the_diagonal_of_another_run() -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from clmoe.errors import ClmoeError
 from clmoe.model import backbone as backbone_module
-from clmoe.model.backbone import base_digest, embed, load_backbone, project_images
+from clmoe.model.backbone import embed, load_backbone, project_images
 from clmoe.recipe.schema import Base
 
 
@@ -118,15 +118,6 @@ def test_an_incomplete_folder(folder, file):
     (folder / file).unlink()
     with pytest.raises(ClmoeError, match="is not a complete vision-language model"):
         load_backbone(Base(model=str(folder)))
-
-
-def test_digest_follows_the_files(folder):
-    config = Base(model=str(folder))
-    before = base_digest(config)
-    assert before == base_digest(config)
-    (folder / "extra.txt").write_text("x")
-    assert base_digest(config) != before
-    assert base_digest(Base()).startswith("sha256:")
 
 
 def test_projected_features_give_the_logits_of_the_pictures(folder, batch, attach):

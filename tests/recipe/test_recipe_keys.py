@@ -46,7 +46,7 @@ def test_explain() -> None:
     gamma = explain("merge.gamma")
     assert (gamma.symbol, gamma.stages, gamma.default) == ("gamma", ("merge",), 0.7)
     assert gamma.effect == "changing it makes stale: merge, and what they change downstream"
-    assert explain("train.workers").effect == "changing it makes nothing stale"
+    assert explain("train.micro_batch").effect == "changing it makes nothing stale"
     assert explain("adapter.experts").presets == {"vanilla": 1, "multitask": 1, "ema": 1}
     with pytest.raises(UsageError, match="lr is not a key of a recipe; did you mean 'train.lr'"):
         explain("lr")
