@@ -32,6 +32,10 @@ class ClmoeError(Exception):
         return self.message
 
 
+class BusyError(ClmoeError):
+    """Another process is writing what this one wants to write."""
+
+
 class UsageError(ClmoeError):
     """The command or the recipe asks for something that cannot be (exit 2)."""
 

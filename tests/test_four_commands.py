@@ -24,6 +24,11 @@ def clmoe(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedP
     return done
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to background jobs: they ignore Ctrl-C, and so would this child."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_four_commands_in_an_empty_folder(tmp_path: Path) -> None:
     prepared = clmoe(tmp_path, "prepare")
@@ -45,7 +50,7 @@ def test_four_commands_in_an_empty_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_interrupted_training_goes_on_where_it_stopped(finished: Path, tmp_path: Path) -> None:
+def test_interrupted_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
     """A real Ctrl-C in the middle; the resumed adapter equals the uninterrupted one."""
     small = [
         "data.tasks=recognition",
@@ -56,7 +61,7 @@ def test_interrupted_training_goes_on_where_it_stopped(finished: Path, tmp_path:
         "train.epochs=20",
     ]
     for name in ("whole", "cut"):
-        clmoe(tmp_path, "--runs", name, "prepare", "shapes", *small)
+        clmoe(tmp_path, "--runs", name, "prepare", "--recipe", "shapes", *small)
     clmoe(tmp_path, "--runs", "whole", "train")
     process = subprocess.Popen(
         [*CLMOE, "--runs", "cut", "train"],
@@ -65,6 +70,7 @@ def test_interrupted_training_goes_on_where_it_stopped(finished: Path, tmp_path:
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=hear_interrupts,
     )
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("cut/.store/train/.partial-*/checkpoint.pt")):

@@ -56,7 +56,7 @@ def _yes(condition: bool) -> str:
     return "yes" if condition else "no"
 
 
-def _about(rule: Rule, *, hide: tuple[str, ...]) -> Callable[[Scene, random.Random], Made]:
+def about(rule: Rule, *, hide: tuple[str, ...]) -> Callable[[Scene, random.Random], Made]:
     """Ask for `rule` of one object; a rule that returns None has no answer for that object."""
 
     def make(scene: Scene, rng: random.Random) -> Made:
@@ -146,12 +146,13 @@ def _row_color(scene: Scene, rng: random.Random) -> Made:
     return {"place": thing.place}, thing.color
 
 
-def _easy_to_lift(thing: Thing) -> str | None:
+def easy_to_lift(thing: Thing) -> str | None:
+    """The one reason among a small size and a hollow pattern."""
     small, empty = thing.size == "small", thing.pattern == "hollow"
     return None if small == empty else ("size" if small else "empty")
 
 
-def _stands_out(thing: Thing) -> str | None:
+def stands_out(thing: Thing) -> str | None:
     """The one reason among a warm color, a large size and a striped or dotted pattern."""
     reasons = {
         "bright": TONE[thing.color] == "warm",
@@ -173,7 +174,7 @@ def _family(kind: str, make: Callable[[Scene, random.Random], Made], *wordings: 
 TASKS: dict[str, tuple[Family, ...]] = {
     "recognition": (
         _family(
-            "name", _about(lambda t: t.shape, hide=("shape",)),
+            "name", about(lambda t: t.shape, hide=("shape",)),
             "what is the {ref}?", "what is the {ref} called?", "which shape is the {ref}?",
             "what do you see as the {ref}?",
         ),
@@ -185,12 +186,12 @@ TASKS: dict[str, tuple[Family, ...]] = {
     ),
     "location": (
         _family(
-            "compass", _about(lambda t: COMPASS[t.cell], hide=("place",)),
+            "compass", about(lambda t: COMPASS[t.cell], hide=("place",)),
             "where is the {ref}?", "where can you find the {ref}?",
             "what is the place of the {ref}?", "in which part is the {ref}?",
         ),
         _family(
-            "level", _about(lambda t: LEVEL[t.cell // 3], hide=("place",)),
+            "level", about(lambda t: LEVEL[t.cell // 3], hide=("place",)),
             "how high is the {ref}?", "at what level is the {ref}?",
             "where is the level of the {ref}?",
         ),
@@ -215,24 +216,24 @@ TASKS: dict[str, tuple[Family, ...]] = {
     ),
     "commonsense": (
         _family(
-            "roll", _about(lambda t: _yes(t.shape == "circle"), hide=("shape",)),
+            "roll", about(lambda t: _yes(t.shape == "circle"), hide=("shape",)),
             "could the {ref} roll?", "is the {ref} able to roll down a hill?",
         ),
         _family(
             "stack",
-            _about(lambda t: _yes(t.shape in ("square", "rectangle", "cross")), hide=("shape",)),
+            about(lambda t: _yes(t.shape in ("square", "rectangle", "cross")), hide=("shape",)),
             "could a cup stand on the {ref}?", "is the {ref} safe to put a cup on?",
         ),
         _family(
-            "prick", _about(lambda t: _yes(OUTLINE[t.shape] == "pointed"), hide=("shape",)),
+            "prick", about(lambda t: _yes(OUTLINE[t.shape] == "pointed"), hide=("shape",)),
             "could the {ref} hurt your finger?", "is the {ref} likely to hurt a finger?",
         ),
         _family(
-            "hot", _about(lambda t: _yes(TONE[t.color] == "warm"), hide=("color",)),
+            "hot", about(lambda t: _yes(TONE[t.color] == "warm"), hide=("color",)),
             "would the {ref} feel hot?", "is the {ref} likely to feel hot?",
         ),
         _family(
-            "float", _about(lambda t: _yes(t.pattern == "hollow"), hide=("pattern",)),
+            "float", about(lambda t: _yes(t.pattern == "hollow"), hide=("pattern",)),
             "would the {ref} float on water?", "is the {ref} able to float?",
         ),
     ),
@@ -258,18 +259,18 @@ TASKS: dict[str, tuple[Family, ...]] = {
     ),
     "action": (
         _family(
-            "doing", _about(_does, hide=("shape",)),
+            "doing", about(_does, hide=("shape",)),
             "what is the {ref} doing?", "what does the {ref} do?", "how does the {ref} act?",
         ),
         _family(
-            "heading", _about(lambda t: HEADING.get(t.direction), hide=()),
+            "heading", about(lambda t: HEADING.get(t.direction), hide=()),
             "where is the {ref} going?", "which way is the {ref} going?",
             "where does the {ref} go?",
         ),
     ),
     "color": (
         _family(
-            "color_of", _about(lambda t: t.color, hide=("color",)),
+            "color_of", about(lambda t: t.color, hide=("color",)),
             "what color is the {ref}?", "what is the color of the {ref}?",
             "which color does the {ref} have?",
         ),
@@ -284,38 +285,38 @@ TASKS: dict[str, tuple[Family, ...]] = {
     ),
     "type": (
         _family(
-            "material", _about(lambda t: MATERIAL[t.pattern], hide=("pattern",)),
+            "material", about(lambda t: MATERIAL[t.pattern], hide=("pattern",)),
             "what type of material is the {ref}?", "which material type does the {ref} have?",
             "what is the material of the {ref}?",
         ),
         _family(
-            "thing", _about(lambda t: THING[t.shape], hide=("shape",)),
+            "thing", about(lambda t: THING[t.shape], hide=("shape",)),
             "what type of thing is the {ref}?", "which type is the {ref}?",
             "what is the type of the {ref}?",
         ),
     ),
     "subcategory": (
         _family(
-            "tone", _about(lambda t: TONE[t.color], hide=("color",)),
+            "tone", about(lambda t: TONE[t.color], hide=("color",)),
             "what kind of color is the {ref}?", "which kind of color does the {ref} have?",
         ),
         _family(
-            "outline", _about(lambda t: OUTLINE[t.shape], hide=("shape",)),
+            "outline", about(lambda t: OUTLINE[t.shape], hide=("shape",)),
             "what kind of shape is the {ref}?", "which kind of shape does the {ref} have?",
         ),
         _family(
-            "look", _about(lambda t: LOOK[t.pattern], hide=("pattern",)),
+            "look", about(lambda t: LOOK[t.pattern], hide=("pattern",)),
             "what kind of {shape} is the {ref}?", "which kind of look does the {ref} have?",
         ),
     ),
     "causal": (
         _family(
-            "lift", _about(_easy_to_lift, hide=("pattern", "size")),
+            "lift", about(easy_to_lift, hide=("pattern", "size")),
             "why is the {ref} easy to lift?", "what makes the {ref} easy to lift?",
         ),
         _family(
             "no_roll",
-            _about(
+            about(
                 lambda t: None if t.shape == "circle" else NO_ROLL[OUTLINE[t.shape]],
                 hide=("shape",),
             ),
@@ -323,7 +324,7 @@ TASKS: dict[str, tuple[Family, ...]] = {
             "why does the {ref} not roll?",
         ),
         _family(
-            "stand_out", _about(_stands_out, hide=("color", "pattern", "size")),
+            "stand_out", about(stands_out, hide=("color", "pattern", "size")),
             "why does the {ref} stand out?", "what makes the {ref} stand out?",
         ),
     ),

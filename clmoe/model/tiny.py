@@ -127,6 +127,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=4,
+        initializer_range=128**-0.5,  # the usual 0.02 is for wider models: attention starts flat
         max_position_embeddings=MAX_POSITIONS,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -28,7 +28,7 @@ step: Callable[[str], None] = _no_step
 
 def write_text(path: Path, text: str) -> None:
     """Replaces a file at once, its bytes on disk before its name."""
-    temporary = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")  # HEAD is written by any run
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from clmoe.errors import ClmoeError
+from clmoe.errors import BusyError
 
 
 @contextmanager
@@ -25,14 +25,14 @@ def hold(path: Path, *, what: str) -> Iterator[None]:
         what: What is locked, for the message.
 
     Raises:
-        ClmoeError: Another process holds it.
+        BusyError: Another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, is_singleton=True)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ClmoeError(
+        raise BusyError(
             f"{what} is being written by {holder(path)}",
             hint="wait for it to end, then run the same command again",
         ) from error

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from clmoe.errors import ClmoeError, InputStageError, UsageError, did_you_mean
+from clmoe.errors import BusyError, InputStageError, UsageError, did_you_mean
 from clmoe.events import subscribe
 from clmoe.recipe.load import ResolvedRecipe, resolve_text
 from clmoe.recipe.schema import Recipe
@@ -249,7 +249,7 @@ class Run:
                     hint=self._hint(wanted),
                 )
             if state.stored:
-                raise ClmoeError(f"{located.label} is in the store already: adopt it")
+                raise BusyError(f"{located.label} is in the store already: adopt it")
             with disk_errors(located.label):
                 workspace = open_workspace(self.layout, located, wanted)
             if self._locks > 1:

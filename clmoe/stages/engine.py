@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 
-from clmoe.errors import ClmoeError
-from clmoe.events import StageFinished, StageSkipped, StageStarted, emit
+from clmoe.errors import BusyError, ClmoeError
+from clmoe.events import Note, StageFinished, StageSkipped, StageStarted, emit
+from clmoe.runs.commit import Workspace
 from clmoe.runs.freshness import NodeState
 from clmoe.runs.plan import Node
+from clmoe.runs.run import Run
 from clmoe.stages.context import Context
 from clmoe.stages.result import Outcome
 
+WAIT_SECONDS = 0.5
 STAGE_MODULES = {
     "prepare": "clmoe.stages.prepare",
     "train": "clmoe.stages.train",
@@ -41,7 +44,15 @@ def bring_up_to_date(
         )
     emit(StageStarted(node.stage, node.task, reason))
     started = time.monotonic()
-    workspace = run.begin(node, external=external)
+    workspace = _begin(run, node, external=external)
+    if workspace is None:
+        return _outcome(
+            context,
+            run.state(node),
+            status="skipped",
+            reason="made by another process",
+            seconds=time.monotonic() - started,
+        )
     perform = import_module(STAGE_MODULES[node.stage]).perform
     result = perform(context, workspace.node, workspace.path)
     run.commit(
@@ -62,9 +73,19 @@ def bring_up_to_date(
     return _outcome(context, after, status="done", reason=reason, seconds=seconds)
 
 
-def bring_all(context: Context, nodes: Iterable[Node]) -> tuple[Outcome, ...]:
-    """Bring nodes up to date in the given order."""
-    return tuple(bring_up_to_date(context, node) for node in nodes)
+def _begin(run: Run, node: Node, *, external: Mapping[str, str] | None) -> Workspace | None:
+    """Begin a version; where another run's process is making it, wait and adopt it instead."""
+    told = False
+    while True:
+        try:
+            return run.begin(node, external=external)
+        except BusyError as error:
+            if not told:
+                emit(Note(f"waiting: {error}"))
+                told = True
+            time.sleep(WAIT_SECONDS)
+            if run.adopt(node, external=external):
+                return None
 
 
 def _outcome(

@@ -18,23 +18,20 @@ def status(runs_dir: Path, *, run: str | None, verify: bool) -> Result:
         states = opened.states(rehash=verify)
     except InputStageError:
         states = [opened.state(Node("prepare"))]
-    rows = [
-        [
-            state.node.label,
-            state.status,
-            "; ".join(state.reasons),
-            (state.fingerprint or "")[:12],
-        ]
-        for state in states
-    ]
-    columns = ["stage", "state", "why", "version"]
+    rows = [[state.node.label, state.status, "; ".join(state.reasons)] for state in states]
+    columns = ["stage", "state", "why"]
     wanting = next((state for state in states if state.status != "fresh"), None)
     total = sum(state.status == "fresh" for state in states)
     return Result(
         command="status",
         run=opened.name,
         tables=(Table(f"run {opened.name} ({opened.recipe.method.name})", columns, rows),),
-        data={"states": [dict(zip(columns, row, strict=True)) for row in rows]},
+        data={
+            "states": [
+                {**dict(zip(columns, row, strict=True)), "fingerprint": state.fingerprint}
+                for row, state in zip(rows, states, strict=True)
+            ]
+        },
         notes=(f"{total} of {len(states)} stages are fresh; {len(opened.history())} versions",),
         next_command=opened.command(wanting.node) if wanting else "clmoe report --report all",
     )
@@ -52,7 +49,7 @@ def show_plan(opened: Run) -> Result:
         if not known:
             raise InputStageError(
                 f"only the data of {data.source} tells which tasks there are: prepare it first",
-                hint=f"clmoe prepare {opened.recipe.name}",
+                hint=f"clmoe prepare --recipe {opened.recipe.name}",
             ) from None
         plan = Plan(opened.recipe, order_tasks(known, order=opened.recipe.protocol.order))
         states = [(node.label, "missing", "never run") for node in plan.nodes()]

@@ -1,11 +1,12 @@
 """Train the built-in base model: `python -m clmoe.training.pretrain_tiny --out FOLDER`.
 
 Three stages, all on scenes of the pretraining split: (1) the vision tower and the projector learn
-to name each cell's properties through temporary linear heads; (2) the decoder and the projector
-learn captions and general questions, from patches that no longer change; (3) a short stage mixes
-in a few questions of each of the ten tasks. The folder gets the model, its processor and
-`record.json`, which says how it was made and what it can do. On one CPU thread the same seed gives
-the same numbers.
+to point along the decoder's embeddings of the words for what each cell shows; (2) the decoder and
+the projector learn captions and general questions, from patches that no longer change; (3) a short
+stage mixes in questions in the words of the ten tasks, most of them answered by naming what is
+seen. The folder gets the model, its processor and `record.json`, which says how it was made and
+what it can do. With the same number of CPU threads the same seed
+gives the same numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -39,10 +39,18 @@ from clmoe.training.tiny_corpus import (
     task_turns,
     tokenizer_texts,
 )
+from clmoe.training.tiny_steps import log, optimize, shuffled
 from clmoe.training.tiny_zero_shot import pixels, zero_shot
 
-log = logging.getLogger("clmoe.pretrain_tiny")
 _IGNORED = -100
+PROPERTIES = {
+    "shape": (*SHAPES, "nothing"),
+    "color": tuple(COLORS),
+    "pattern": PATTERNS,
+    "size": SIZES,
+    "direction": DIRECTIONS,
+}
+"""What the vision tower learns to tell of a cell: the values of each property."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +60,19 @@ class Plan:
     seed: int = 0
     grid_scenes: int = 60_000
     free_scenes: int = 12_000
-    vision_steps: int = 3_000
+    vision_steps: int = 2_500
     vision_batch: int = 96
     vision_lr: float = 2e-3
-    text_steps: int = 2_200
+    text_steps: int = 1_600
     text_batch: int = 48
-    text_lr: float = 1.5e-3
+    text_lr: float = 2e-3
     turns: int = 6
     texts: int = 106_000
-    task_steps: int = 500
-    task_lr: float = 5e-4
-    task_share: float = 0.25
-    per_task: int = 60
+    task_steps: int = 300
+    task_lr: float = 1e-3
+    task_share: float = 1.0
+    per_task: int = 400
+    naming_per_task: int = 600
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,47 +84,6 @@ class Encoded:
     supervised: np.ndarray
 
 
-def one_cycle(step: int, steps: int) -> float:
-    """Factor of the learning rate: linear warm-up over 5 percent, then a cosine to zero."""
-    warm = max(1, steps // 20)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-
-def optimize(
-    parameters: Sequence[nn.Parameter],
-    loss_of: Callable[[int], Tensor],
-    *,
-    steps: int,
-    lr: float,
-    label: str,
-) -> list[float]:
-    """AdamW with one cycle of the learning rate; returns the mean loss of each tenth of it."""
-    optimizer = torch.optim.AdamW(parameters, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    losses: list[float] = []
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * one_cycle(step, steps)
-        loss = loss_of(step)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        losses.append(loss.item())
-        if step % 100 == 99:
-            log.info("%s %d/%d: loss %.4f", label, step + 1, steps, float(np.mean(losses[-100:])))
-    return [round(float(np.mean(part)), 4) for part in np.array_split(losses, 10)]
-
-
-def shuffled(total: int, *, batch: int, seed: str) -> Iterator[np.ndarray]:
-    """Endless batches of indices, every index once per pass."""
-    rng = np.random.default_rng(list(seed.encode()))
-    while True:
-        order = rng.permutation(total)
-        yield from (order[i : i + batch] for i in range(0, total - batch + 1, batch))
-
-
 def by_length(encoded: Encoded, *, batch: int, seed: str) -> Iterator[np.ndarray]:
     """Endless batches of rows of similar length, in random order, so that little is padding."""
     order = np.argsort((encoded.tokens != 0).sum(1), kind="stable")
@@ -124,30 +92,25 @@ def by_length(encoded: Encoded, *, batch: int, seed: str) -> Iterator[np.ndarray
 
 
 def property_targets(scenes: Sequence[Scene]) -> dict[str, Tensor]:
-    """Classes per cell [N, 9] and property; -100 where a cell has none.
+    """Classes of each property in `PROPERTIES`, per cell and for the whole of a free scene.
 
-    A free scene's object is asked of every cell, as `whole_*` [N].
+    Returns:
+        For each property [N, 9], and as `whole_*` [N]; -100 where there is nothing to tell.
     """
-    vocabularies = {
-        "shape": SHAPES, "color": tuple(COLORS), "pattern": PATTERNS, "size": SIZES,
-        "direction": DIRECTIONS,
-    }  # fmt: skip
-    cells = {k: np.full((len(scenes), IMAGE_TOKENS), _IGNORED) for k in (*vocabularies, "filled")}
-    whole = {f"whole_{k}": np.full(len(scenes), _IGNORED) for k in vocabularies}
+    cells = {k: np.full((len(scenes), IMAGE_TOKENS), _IGNORED) for k in PROPERTIES}
+    whole = {f"whole_{k}": np.full(len(scenes), _IGNORED) for k in PROPERTIES}
     for row, scene in enumerate(scenes):
         if scene.things[0].cell >= 0:
-            cells["filled"][row] = 0
+            cells["shape"][row] = PROPERTIES["shape"].index("nothing")
         for thing in scene.things:
-            for key, values in vocabularies.items():
-                value = getattr(thing, key)
-                if not value:
+            for key, values in PROPERTIES.items():
+                if not getattr(thing, key):
                     continue
+                value = values.index(getattr(thing, key))
                 if thing.cell >= 0:
-                    cells[key][row, thing.cell] = values.index(value)
+                    cells[key][row, thing.cell] = value
                 else:
-                    whole[f"whole_{key}"][row] = values.index(value)
-            if thing.cell >= 0:
-                cells["filled"][row, thing.cell] = 1
+                    whole[f"whole_{key}"][row] = value
     return {k: torch.from_numpy(v).long() for k, v in (cells | whole).items()}
 
 
@@ -159,36 +122,47 @@ def patch_features(model: LlavaForConditionalGeneration, pictures: np.ndarray) -
 
 
 def train_vision(
-    model: LlavaForConditionalGeneration, pictures: np.ndarray, scenes: Sequence[Scene], plan: Plan
+    model: LlavaForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    pictures: np.ndarray,
+    scenes: Sequence[Scene],
+    plan: Plan,
 ) -> list[float]:
-    """Stage 1: the vision tower and the projector, with linear heads that are thrown away."""
+    """Stage 1: the vision tower and the projector; the classes are the decoder's own words.
+
+    An image token learns to point along the embeddings of the words for what its cell shows, so
+    that the decoder finds pictures and words in one space. Where a cell is, is told by a linear
+    head that is thrown away.
+    """
     targets = property_targets(scenes)
-    sizes = {"shape": 10, "color": 11, "pattern": 4, "size": 2, "direction": 4}
-    width = model.config.text_config.hidden_size
-    heads = nn.ModuleDict({k: nn.Linear(width, n) for k, n in (sizes | {"filled": 2}).items()})
-    heads["place"] = nn.Linear(width, IMAGE_TOKENS)
-    wholes = nn.ModuleDict({f"whole_{k}": nn.Linear(width, n) for k, n in sizes.items()})
+    words = {
+        key: [tokenizer(f" {v}", add_special_tokens=False)["input_ids"][0] for v in values]
+        for key, values in PROPERTIES.items()
+    }
+    vectors = {k: model.get_input_embeddings().weight.detach()[ids] for k, ids in words.items()}
+    place = nn.Linear(model.config.text_config.hidden_size, IMAGE_TOKENS)
+    places = torch.arange(IMAGE_TOKENS).repeat(plan.vision_batch)
     batches = shuffled(len(scenes), batch=plan.vision_batch, seed=f"{plan.seed}/vision")
-    places = torch.arange(IMAGE_TOKENS).expand(plan.vision_batch, -1)
 
     def loss_of(step: int) -> Tensor:
         rows = next(batches)
         tokens = model.model.multi_modal_projector(patch_features(model, pictures[rows]))
-        wanted = {k: v[rows] for k, v in targets.items()} | {"place": places}
-        loss = torch.zeros(())
-        for name, head in [*heads.items(), *wholes.items()]:
-            logits = head(tokens.mean(1) if name in wholes else tokens)
+        loss = nn.functional.cross_entropy(place(tokens).flatten(0, 1), places)
+        for name, classes in targets.items():
+            seen = tokens.mean(1) if name.startswith("whole_") else tokens
+            logits = seen @ vectors[name.removeprefix("whole_")].T
             loss = (
                 loss
                 + nn.functional.cross_entropy(
-                    logits.flatten(0, -2), wanted[name].flatten(), ignore_index=_IGNORED
+                    logits.flatten(0, -2), classes[rows].flatten(), ignore_index=_IGNORED
                 ).nan_to_num()
             )
         return loss
 
+    inner = model.model
     parameters = [
-        *model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters(),
-        *heads.parameters(), *wholes.parameters(),
+        *inner.vision_tower.parameters(), *inner.multi_modal_projector.parameters(),
+        *place.parameters(),
     ]  # fmt: skip
     return optimize(parameters, loss_of, steps=plan.vision_steps, lr=plan.vision_lr, label="vision")
 
@@ -277,11 +251,16 @@ def train_tasks(
     scenes: Sequence[Scene],
     plan: Plan,
 ) -> list[float]:
-    """Stage 3: general questions with a small number of questions of each task among them."""
+    """Stage 3: general questions, with questions in the words of the tasks among them."""
     rng = random.Random(f"{plan.seed}/tasks")
     grid = scenes[: plan.grid_scenes]
-    picked = [rng.randrange(len(grid)) for _ in range(20 * plan.per_task)]
-    asked = task_turns([grid[i] for i in picked], per_task=plan.per_task, rng=rng)
+    picked = [rng.randrange(len(grid)) for _ in range(20 * plan.naming_per_task)]
+    asked = task_turns(
+        [grid[i] for i in picked],
+        per_task=plan.per_task,
+        naming_per_task=plan.naming_per_task,
+        rng=rng,
+    )
     few = encode(tokenizer, [(picked[i], [turn]) for i, turn in asked])
     general = encode(
         tokenizer,
@@ -339,7 +318,7 @@ def pretrain(out: Path, *, plan: Plan, states: Path | None = None) -> dict[str, 
                 kept,
             )
 
-    stage("vision", lambda: train_vision(model, pictures, scenes, plan))
+    stage("vision", lambda: train_vision(model, tokenizer, pictures, scenes, plan))
     with torch.no_grad():
         parts = [patch_features(model, part) for part in np.array_split(pictures, 200)]
     features = torch.cat(parts)
@@ -376,7 +355,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the built-in base model.")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--states", type=Path, help="folder that keeps each stage's weights")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

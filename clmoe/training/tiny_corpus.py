@@ -1,8 +1,9 @@
 """What the built-in base learns from: scenes of the pretraining split, and texts about them.
 
 Most texts are general: captions of the whole scene or of one cell, and short questions on the
-properties of objects in words that the ten tasks do not use (`shade`, `form`, `fill`, ...). A small
-number of questions of every task follows, so that the base answers a little.
+properties of objects in words that the ten tasks do not use (`shade`, `form`, `fill`, ...). Some
+questions of every task follow, most of them answered by naming what is seen and not as the task
+wants it, so that the base understands them and answers a little.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import hashlib
 import itertools
 import random
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from clmoe.data import scene_tasks
-from clmoe.data.scene_questions import choose, refer
+from clmoe.data.scene_questions import Family, choose, refer
+from clmoe.data.scene_tasks import about
 from clmoe.data.scenes import (
     COLORS,
     DIRECTIONS,
@@ -189,15 +192,68 @@ def general_turns(scene: Scene, rng: random.Random, *, count: int) -> list[Turn]
     return turns
 
 
+def _lift(thing: Thing) -> str | None:
+    return thing.pattern if scene_tasks.easy_to_lift(thing) else None
+
+
+def _stand_out(thing: Thing) -> str | None:
+    return thing.color if scene_tasks.stands_out(thing) else None
+
+
+def _no_roll(thing: Thing) -> str | None:
+    return None if thing.shape == "circle" else thing.shape
+
+
+_NAMING = {
+    "compass": (lambda t: t.place, ("place",)),
+    "level": (lambda t: t.place, ("place",)),
+    "doing": (lambda t: t.shape, ("shape",)),
+    "heading": (lambda t: t.direction or None, ()),
+    "material": (lambda t: t.pattern, ("pattern",)),
+    "thing": (lambda t: t.shape, ("shape",)),
+    "tone": (lambda t: t.color, ("color",)),
+    "outline": (lambda t: t.shape, ("shape",)),
+    "look": (lambda t: t.pattern, ("pattern",)),
+    "no_roll": (_no_roll, ("shape",)),
+    "lift": (_lift, ("pattern", "size")),
+    "stand_out": (_stand_out, ("color", "pattern", "size")),
+}
+"""Families of questions that the base mostly answers by naming what it sees: rule and `hide`."""
+
+
+def _naming(family: Family) -> Family:
+    rule = _NAMING.get(family.kind)
+    return family if rule is None else replace(family, make=about(rule[0], hide=rule[1]))
+
+
+def _in_words(answer: str) -> str:
+    return NUMBERS[DIGITS.index(answer)] if answer in DIGITS else answer
+
+
 def task_turns(
-    scenes: Sequence[Scene], *, per_task: int, rng: random.Random
+    scenes: Sequence[Scene], *, per_task: int, naming_per_task: int, rng: random.Random
 ) -> list[tuple[int, Turn]]:
-    """`per_task` questions of each of the ten tasks, as (position of the scene, turn)."""
-    return [
-        (position, (asked.question, asked.answer))
-        for families in scene_tasks.TASKS.values()
-        for position, asked in choose(scenes, families, count=per_task, rng=rng, tries=1)
-    ]
+    """Questions in the words of the ten tasks, as (position of the scene, turn).
+
+    The base knows two ways to answer: as the task wants it ("northwest", "shining", "2"), and,
+    more often, by naming what it sees ("top left", "star", "two"). Which one is wanted is what
+    continual tuning has to teach, and what later tasks can make it forget.
+
+    Args:
+        scenes: What to ask about.
+        per_task: Questions of each task, answered as the task wants it.
+        naming_per_task: More questions of each task whose answers can be named.
+        rng: Decides everything that is left open.
+    """
+    turns: list[tuple[int, Turn]] = []
+    for task, families in scene_tasks.TASKS.items():
+        wanted = choose(scenes, families, count=per_task, rng=rng, tries=1)
+        turns += [(place, (asked.question, asked.answer)) for place, asked in wanted]
+        if task == "count" or any(family.kind in _NAMING for family in families):
+            named = tuple(_naming(family) for family in families)
+            chosen = choose(scenes, named, count=naming_per_task, rng=rng, tries=1)
+            turns += [(place, (asked.question, _in_words(asked.answer))) for place, asked in chosen]
+    return turns
 
 
 def tokenizer_texts(scenes: Sequence[Scene], *, seed: int) -> list[str]:

@@ -95,8 +95,12 @@ def test_an_interrupt_that_a_library_turned_into_an_error(
             raise ImportError("initialization failed") from None
 
     monkeypatch.setattr(pipeline, "status", status, raising=False)
-    assert clmoe_command("status").code == 130
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert clmoe_command("status").code == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class TestUnexpected:

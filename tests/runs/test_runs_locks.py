@@ -86,3 +86,17 @@ def test_events_go_to_the_log_but_progress_does_not(tmp_path: Path) -> None:
     log = run.files.log.read_text(encoding="utf-8").splitlines()
     assert len(log) == 1
     assert '"kind": "Note", "text": "a word", "level": "warning"' in log[0]
+
+
+def test_many_processes_may_write_one_file(tmp_path: Path) -> None:
+    """HEAD and the cache of digests belong to no run, so no lock guards them."""
+    code = (
+        "import sys, pathlib, clmoe.runs.atomic as a\n"
+        "for i in range(200): a.write_text(pathlib.Path(sys.argv[1]), f'{i}\\n')"
+    )
+    path = tmp_path / "HEAD"
+    command = [sys.executable, "-c", code, str(path)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [process.communicate()[1] for process in running] == [b"", b"", b""]
+    assert path.read_text() == "199\n"
+    assert [found.name for found in tmp_path.iterdir()] == ["HEAD"]
