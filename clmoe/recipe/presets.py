@@ -1,6 +1,7 @@
 """What a method's name stands for: values of other keys.
 
-A name is in no fingerprint, so two methods share every stage whose keys and inputs agree.
+A name is in the fingerprint of the report alone, which prints it: two methods share every other
+stage whose keys and inputs agree.
 """
 
 from __future__ import annotations

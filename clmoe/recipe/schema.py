@@ -258,7 +258,7 @@ class Eval(Section):
     )
     split: Split = _key("test", "questions to answer", "eval")
     max_new_tokens: PositiveInt = _key(10, "longest answer", "eval")
-    oracle_task: bool = _key(False, "use the true task in place of the index", "eval")
+    oracle_task: bool = _key(False, "use the true task in place of the index", "eval", "report")
     batch_size: PositiveInt = _key(128, "questions at a time")
 
 
@@ -280,7 +280,9 @@ class Runtime(Section):
 class Method(Section):
     """A label; choosing it sets the keys of its preset (`clmoe.recipe.presets`)."""
 
-    name: MethodName = _key("clmoe", "preset over other keys; in no fingerprint")
+    name: MethodName = _key(
+        "clmoe", "preset over other keys; itself only named in the report", "report"
+    )
 
 
 class Recipe(Section):

@@ -218,3 +218,10 @@ def test_dry_run_makes_nothing(tmp_path: Path) -> None:
 def test_beta_sweep_trains_nothing(runs: Path) -> None:
     result = run_again(runs, "eval.beta=0.25", name="beta")
     assert {label.split("/")[0] for label in done(result)} - {"report"} == {"eval"}
+
+
+def test_equal_cells_do_not_share_a_report_that_names_another_method(runs: Path) -> None:
+    result = run_again(runs, "method.name=mmoe", "eval.beta=0.5", name="same")
+    assert done(result) == ["report"]
+    written = json.loads((runs / "same" / "report" / "report.json").read_text())
+    assert written["name"] == "mmoe"
