@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -163,9 +164,11 @@ class TestSmallFiles:
     """Makefile, continuous integration, container and hooks."""
 
     def make(self, repository: Path, *arguments: str) -> str:
+        outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")  # of the make that runs these tests
         ran = subprocess.run(
             ["make", *arguments],
             cwd=repository,
+            env={name: value for name, value in os.environ.items() if name not in outer},
             capture_output=True,
             text=True,
             check=True,
