@@ -17,6 +17,8 @@ import typer
 from typer.exceptions import TyperException
 
 from clmoe.errors import ClmoeError
+from clmoe.parallel import failures as launched_failures
+from clmoe.parallel.launch import LaunchedError
 
 INTERRUPTED = 130
 OUT_OF_MEMORY = 5
@@ -102,8 +104,24 @@ def wants_traceback(error: BaseException) -> bool:
     return os.environ.get("CLMOE_DEBUG", "") not in {"", "0"} and not interrupted
 
 
+def hand_over(failure: Failure, error: BaseException) -> bool:
+    """Leave the failure to the process that launched this one, where there is one."""
+    if not launched_failures.collected():
+        return False
+    launched_failures.leave(
+        failure.message,
+        hint=failure.hint,
+        problems=failure.problems,
+        exit_code=failure.exit_code,
+        traceback=traceback_text(error),
+    )
+    return True
+
+
 def traceback_text(error: BaseException) -> str:
-    """The traceback of an error, as Python writes it."""
+    """The traceback of an error, as Python writes it; that of a launched process is its own."""
+    if isinstance(error, LaunchedError):
+        return error.traceback
     return "".join(traceback.format_exception(error))
 
 

@@ -64,6 +64,15 @@ Yes = Annotated[
         "--yes", help="Go ahead where the estimate for stages brought up to date is over 5 minutes."
     ),
 ]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        metavar="N",
+        help="Share the work among N processes: one for each GPU, or on a CPU.",
+        show_default=False,
+    ),
+]
 KeepGoing = Annotated[
     bool,
     typer.Option("--keep-going", help="Write bad questions to rejected.jsonl and go on."),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from importlib import import_module
 
 from clmoe.errors import BusyError, ClmoeError
 from clmoe.events import Note, StageFinished, StageSkipped, StageStarted, emit
@@ -13,17 +12,10 @@ from clmoe.runs.freshness import NodeState
 from clmoe.runs.plan import Node
 from clmoe.runs.run import Run
 from clmoe.stages.context import Context
+from clmoe.stages.following import perform
 from clmoe.stages.result import Outcome
 
 WAIT_SECONDS = 0.5
-STAGE_MODULES = {
-    "prepare": "clmoe.stages.prepare",
-    "train": "clmoe.stages.train",
-    "route": "clmoe.stages.route",
-    "merge": "clmoe.stages.merge",
-    "index": "clmoe.stages.index",
-    "eval": "clmoe.stages.evaluate",
-}
 
 
 def bring_up_to_date(
@@ -53,7 +45,6 @@ def bring_up_to_date(
             reason="made by another process",
             seconds=time.monotonic() - started,
         )
-    perform = import_module(STAGE_MODULES[node.stage]).perform
     result = perform(context, workspace.node, workspace.path)
     run.commit(
         workspace,
@@ -61,6 +52,7 @@ def bring_up_to_date(
         counts=result.counts,
         summary={**result.summary, "lines": list(result.lines)},
         warnings=result.warnings,
+        device=context.used_device,
     )
     seconds = time.monotonic() - started
     emit(StageFinished(node.stage, node.task, seconds, "; ".join(result.lines[:1])))

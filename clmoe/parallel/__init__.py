@@ -1,0 +1,1 @@
+"""Several processes, one command: launching them, who leads, and what each reports."""
