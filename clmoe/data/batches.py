@@ -13,6 +13,9 @@ from torch import Tensor
 
 from clmoe.data.prompts import IGNORE, Encoded
 
+CHUNK = 50
+"""Batches among which samples are sorted by length: enough to save padding, few enough to mix."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,10 +56,59 @@ def collate(samples: Sequence[Encoded], *, rows: Sequence[int], pad: int, left: 
     )
 
 
-def training_order(samples: int, *, batch_size: int, generator: torch.Generator) -> list[list[int]]:
-    """Shuffle the samples of one epoch and cut them into batches; the last may be smaller."""
-    order = torch.randperm(samples, generator=generator).tolist()
-    return [order[i : i + batch_size] for i in range(0, samples, batch_size)]
+def training_order(
+    lengths: Sequence[int],
+    *,
+    batch_size: int,
+    generator: torch.Generator,
+    by_length: bool = False,
+) -> list[list[int]]:
+    """Shuffle the samples of one epoch and cut them into batches, one of which may be smaller.
+
+    Args:
+        lengths: Tokens of every sample.
+        batch_size: Samples a batch.
+        generator: Decides the order, alone.
+        by_length: Put samples of similar length together (they are sorted within chunks of
+            ``CHUNK`` batches of the shuffled order, and the batches shuffled again), and begin with
+            the longest sample's batch, so that memory is exhausted at once or never.
+    """
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    if by_length:
+        chunk = CHUNK * batch_size
+        order = [
+            row
+            for start in range(0, len(order), chunk)
+            for row in sorted(order[start : start + chunk], key=lambda row: -lengths[row])
+        ]
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    if by_length:
+        shuffled = torch.randperm(len(batches), generator=generator).tolist()
+        batches = [batches[number] for number in shuffled]
+        longest = max(range(len(batches)), key=lambda n: max(lengths[row] for row in batches[n]))
+        batches.insert(0, batches.pop(longest))
+    return batches
+
+
+def with_replay(
+    rows: Sequence[int], *, first: int, samples: int, generator: torch.Generator
+) -> list[int]:
+    """Put a drawn sample of memory after each row: a joint batch, one to one.
+
+    Args:
+        rows: A batch of the current task.
+        first: Position of the first sample of memory.
+        samples: All samples; ``first`` where there is no memory.
+        generator: Draws: each at most once where the memory is large enough.
+    """
+    size = samples - first
+    if size == 0:
+        return list(rows)
+    if size >= len(rows):
+        drawn = torch.randperm(size, generator=generator)[: len(rows)]
+    else:
+        drawn = torch.randint(size, (len(rows),), generator=generator)
+    return [row for pair in zip(rows, (drawn + first).tolist(), strict=True) for row in pair]
 
 
 def by_length(lengths: Sequence[int], *, batch_size: int) -> Iterator[list[int]]:

@@ -75,8 +75,12 @@ def prepare_data(config: Data, *, workspace: Path, out: Path) -> PreparedSummary
     warnings = _refuse_empty(config, chosen, tasks=tasks)
 
     suffix = source.suffix if config.suffix is None else config.suffix
+    select_tasks(tuple(config.suffixes), tasks, key="data.suffixes")  # refuses unknown names
     prepared = {
-        key: [replace(example, question=apply_suffix(example.question, suffix)) for example in kept]
+        key: [
+            replace(e, question=apply_suffix(e.question, config.suffixes.get(key[0], suffix)))
+            for e in kept
+        ]
         for key, kept in track(chosen.items(), label="tasks and splits")
         if kept
     }
@@ -93,6 +97,7 @@ def prepare_data(config: Data, *, workspace: Path, out: Path) -> PreparedSummary
             s for s in select_splits(config.splits) if any((t, s) in prepared for t in tasks)
         ),
         suffix=suffix,
+        suffixes=dict(config.suffixes),
         counts={
             task: {split: len(kept) for (of, split), kept in prepared.items() if of == task}
             for task in tasks

@@ -50,6 +50,7 @@ class PreparedSource:
         tasks: The tasks, in the source's default order.
         splits: The splits there are, in the order train, val, test.
         suffix: The instruction that follows every question, or an empty string.
+        suffixes: The tasks whose questions another instruction follows, with that one.
         counts: Questions by task and split.
         statistics: Answer distributions, duplicates, leakage and facts of the source.
     """
@@ -59,6 +60,7 @@ class PreparedSource:
     tasks: tuple[str, ...]
     splits: tuple[str, ...]
     suffix: str
+    suffixes: Mapping[str, str]
     counts: Mapping[str, Mapping[str, int]]
     statistics: Mapping[str, Any] = field(default_factory=dict)
 
@@ -123,6 +125,7 @@ def write_source(directory: Path, described: PreparedSource, *, workspace: Path)
         "tasks": list(described.tasks),
         "splits": list(described.splits),
         "suffix": described.suffix,
+        "suffixes": described.suffixes,
         "counts": described.counts,
         "statistics": described.statistics,
     }
@@ -148,6 +151,7 @@ def read_source(directory: Path) -> PreparedSource:
             tasks=tuple(content["tasks"]),
             splits=tuple(content["splits"]),
             suffix=content["suffix"],
+            suffixes=content.get("suffixes", {}),
             counts=content["counts"],
             statistics=content["statistics"],
         )

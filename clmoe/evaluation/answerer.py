@@ -15,10 +15,10 @@ from torch import Tensor
 
 from clmoe.data.batches import Batch
 from clmoe.data.prompts import Encoded, Prompter
-from clmoe.evaluation.features import question_features
 from clmoe.evaluation.generate import Answer, generate_answers
 from clmoe.method.task_index import TaskIndex
 from clmoe.method.task_router import TaskRouter
+from clmoe.method.task_shares import hard_shares, soft_shares
 from clmoe.model.control import inference_gates
 
 
@@ -28,7 +28,7 @@ class TaskGates:
 
     Attributes:
         weights: For each router the w_T of every question, [N, n].
-        tasks: The task whose w_T a question gets.
+        tasks: The task whose w_T a question gets (with soft shares: most of).
     """
 
     weights: dict[str, Tensor]
@@ -36,42 +36,47 @@ class TaskGates:
 
 
 @dataclass(frozen=True)
+class Finder:
+    """Finds the task of a question among the learned ones (Eq 8).
+
+    Attributes:
+        index: The task index.
+        feature: Which F(x) it was made of.
+        soft: Temperature of soft shares; 0: the nearest task alone.
+    """
+
+    index: TaskIndex
+    feature: str
+    soft: float = 0.0
+
+    def shares(self, features: Tensor) -> Tensor:
+        """How much each question, [N, d], is taken to be of each task, [N, tasks]."""
+        if self.soft:
+            return soft_shares(self.index.distances(features), temperature=self.soft)
+        return hard_shares(self.index.predict(features), tasks=len(self.index.tasks))
+
+
+@dataclass(frozen=True)
 class TaskMixing:
-    """What the gate of Eq 9 needs beside the instance router.
+    """What the gate of Eq 9 needs beside the instance router and the task.
 
     Attributes:
         tasks: The learned tasks, in order.
         routers: w_T of each.
-        index: Finds the task of a question (Eq 8) among them; None where tasks are given.
         beta: Share of the instance router.
-        feature: Which F(x) the index was made of.
     """
 
     tasks: tuple[str, ...]
     routers: Sequence[TaskRouter]
-    index: TaskIndex | None
     beta: float
-    feature: str
 
-    def gates(self, features: Tensor) -> TaskGates:
-        """Eq 8 for every question, then the w_T of the task it finds.
-
-        Args:
-            features: F(v) of the questions, [N, d].
-        """
-        assert self.index is not None
-        return self._gates(self.index.predict(features))
-
-    def gates_of(self, task: str, *, questions: int) -> TaskGates:
-        """The w_T of one known task for a number of questions, without Eq 8."""
-        return self._gates(torch.full((questions,), self.tasks.index(task)))
-
-    def _gates(self, chosen: Tensor) -> TaskGates:
+    def gates(self, shares: Tensor) -> TaskGates:
+        """The w_T of every question, from its shares of the tasks, [N, tasks]."""
         weights = {
-            name: torch.stack([router.weights[name] for router in self.routers])[chosen]
+            name: shares @ torch.stack([router.weights[name] for router in self.routers])
             for name in self.routers[0].weights
         }
-        return TaskGates(weights=weights, tasks=[self.tasks[int(i)] for i in chosen])
+        return TaskGates(weights, [self.tasks[int(i)] for i in shares.argmax(dim=1)])
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Answerer:
     Attributes:
         model: The adapted model, or the bare base, in evaluation mode.
         prompter: Encodes questions for it.
-        mixing: Tasks, routers and index; None where the instance router is all there is.
+        mixing: Tasks and routers; None where the instance router is all there is.
         max_new_tokens: At most so many tokens an answer.
         batch_size: Questions at a time; it changes speed, not answers.
     """
@@ -91,17 +96,6 @@ class Answerer:
     mixing: TaskMixing | None
     max_new_tokens: int
     batch_size: int
-
-    def features(self, base: Any, questions: Sequence[str]) -> Tensor:
-        """F(x) of questions, [N, d], from the base with its adapters off."""
-        assert self.mixing is not None
-        return question_features(
-            base,
-            questions=[self.prompter.text_only(question) for question in questions],
-            special=set(self.prompter.tokenizer.all_special_ids),
-            kind=self.mixing.feature,
-            batch_size=self.batch_size,
-        )
 
     def answers(
         self,
@@ -134,5 +128,6 @@ class Answerer:
             tokenizer=self.prompter.tokenizer,
             max_new_tokens=self.max_new_tokens,
             batch_size=self.batch_size,
+            stops=self.prompter.stops,
             gates=mixed,
         )

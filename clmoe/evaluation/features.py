@@ -34,6 +34,8 @@ def question_features(
     """
     device = next(model.parameters()).device
     decoder, embeddings = model.get_decoder(), model.get_input_embeddings()
+    if getattr(decoder.config, "use_bidirectional_attention", False):
+        batch_size = 1  # PaliGemma's decoder reads padded batches in another direction than others
     features: list[Tensor | None] = [None] * len(questions)
     for rows in by_length([len(ids) for ids in questions], batch_size=batch_size):
         width = len(questions[rows[0]])

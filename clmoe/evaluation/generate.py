@@ -32,6 +32,7 @@ def generate_answers(
     tokenizer: Any,
     max_new_tokens: int,
     batch_size: int,
+    stops: Sequence[int] | None = None,
     gates: Callable[[list[int]], AbstractContextManager[None]] = lambda rows: nullcontext(),
 ) -> Iterator[list[Answer]]:
     """Yield answers batch by batch, the longest prompts first.
@@ -44,21 +45,38 @@ def generate_answers(
         tokenizer: Gives padding and end tokens, and decodes.
         max_new_tokens: At most so many tokens an answer.
         batch_size: Prompts a batch; it changes speed and memory, not answers.
+        stops: Ids that end an answer (`Prompter.stops`), beside those that the model itself stops
+            at; None: the tokenizer's end of text.
         gates: Puts the task router weights of these rows in place while they are answered.
     """
+    ends = sorted({*(stops or [tokenizer.eos_token_id]), *_own_stops(model)})
     for group in by_length([len(prompts[r].input_ids) for r in rows], batch_size=batch_size):
         chosen = [rows[position] for position in group]
         batch = collate(
             [prompts[r] for r in chosen], rows=chosen, pad=tokenizer.pad_token_id, left=True
         )
+        fed = inputs(batch)
         with gates(chosen):
             output = model.generate(
-                **inputs(batch),
+                **fed,
                 do_sample=False,
                 num_beams=1,
                 max_new_tokens=max_new_tokens,
                 pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
+                eos_token_id=ends,
             )
-        texts = tokenizer.batch_decode(output, skip_special_tokens=True)
+        if "input_ids" in fed:  # what generate returns then begins with the prompt
+            output = output[:, fed["input_ids"].shape[1] :]
+        answers = [_until(ids, ends) for ids in output.tolist()]
+        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         yield [Answer(row, text.strip()) for row, text in zip(chosen, texts, strict=True)]
+
+
+def _own_stops(model: Any) -> list[int]:
+    found = model.generation_config.eos_token_id
+    return [] if found is None else [found] if isinstance(found, int) else list(found)
+
+
+def _until(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """Cut where an answer ends: its end need not be a token that the tokenizer calls special."""
+    return ids[: next((place for place, token in enumerate(ids) if token in ends), len(ids))]

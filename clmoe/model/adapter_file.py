@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,35 +36,60 @@ _FIELDS_OF_ADAPTER = ("experts", "r", "alpha", "routers", "router_of", "modules_
 
 
 def adapter_tensors(model: PeftModel, *, adapter_name: str = "default") -> dict[str, Tensor]:
-    """Return an adapter's tensors by their names in the file, whole, detached, on their device.
+    """Return copies of an adapter's tensors on the CPU, whole, by their names in the file.
 
-    Sharded parameters (DTensor) are gathered, which every process must take part in.
+    Sharded parameters (DTensor, or those of DeepSpeed's ZeRO-3) are gathered, which every process
+    must take part in.
     """
-    state: dict[str, Tensor] = get_peft_model_state_dict(
-        model, adapter_name=adapter_name, save_embedding_layers=False
-    )
-    return {
-        key: (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()
-        for key, tensor in state.items()
-    }
+    with _gathered(model):
+        state: dict[str, Tensor] = get_peft_model_state_dict(
+            model, adapter_name=adapter_name, save_embedding_layers=False
+        )
+        return {
+            key: (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor)
+            .detach()
+            .to("cpu", copy=True)
+            for key, tensor in state.items()
+        }
 
 
-def save_adapter(model: PeftModel, directory: Path, *, adapter_name: str = "default") -> None:
+def is_sharded(model: Any) -> bool:
+    """Whether processes hold parts of the model's parameters only."""
+    return any(hasattr(p, "full_tensor") or hasattr(p, "ds_id") for p in model.parameters())
+
+
+def _gathered(model: Any) -> AbstractContextManager[Any]:
+    """Put the trained parameters that ZeRO-3 partitioned together for a while."""
+    parts = [p for p in model.parameters() if p.requires_grad and hasattr(p, "ds_id")]
+    if not parts:
+        return nullcontext()
+    from deepspeed.zero import GatheredParameters
+
+    gathered: AbstractContextManager[Any] = GatheredParameters(parts)
+    return gathered
+
+
+def save_adapter(
+    model: PeftModel, directory: Path, *, adapter_name: str = "default", write: bool = True
+) -> None:
     """Write an adapter into a folder, which is made if needed; equal adapters give equal bytes.
 
     Args:
         model: The model with the adapter attached.
         directory: Where to; each file replaces an older one at once, when it is complete.
         adapter_name: PEFT's name of the adapter.
+        write: False: only take part in gathering what is sharded, for the process that writes.
 
     Raises:
         ClmoeError: A tensor is missing, empty, misshapen or not finite; nothing is written.
     """
     config: ClmoeConfig = model.peft_config[adapter_name]
     tensors = {
-        key: tensor.to("cpu").contiguous().clone()
+        key: tensor.contiguous()
         for key, tensor in adapter_tensors(model, adapter_name=adapter_name).items()
     }
+    if not write:
+        return
     fields = config.to_dict() | {"inference_mode": True}
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)

@@ -1,29 +1,39 @@
 """The frozen vision-language model that adapters are attached to.
 
 `tiny` is built in; any other name is a folder or a hub model that `AutoModelForImageTextToText` of
-transformers can load. Where vision tower and projector are frozen, a picture's projected features
-never change: `project_images` computes them once, and `embed` puts them back into a prompt.
+transformers can load. LLaVA-1.5 gives every picture the same number of image tokens, and while its
+vision tower and projector are frozen, a picture's projected features never change: `project_images`
+computes them once, and `embed` puts them back into a prompt. Every other model reads pictures
+through its own processor (`clmoe.model.vision`).
 """
 
 from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from torch import Tensor
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
 
 from clmoe.errors import ClmoeError
+from clmoe.model.fetching import Source, quiet_loading
+from clmoe.model.quantization import loading_options, settle
+from clmoe.model.targets import decoder_blocks
+from clmoe.model.vision import PictureProcessor
 
 if TYPE_CHECKING:
     from clmoe.recipe.schema import Base
 
-TINY = Path(__file__).resolve().parents[1] / "assets" / "tiny_llava"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_FIXED_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # tokens beside the patches
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,10 @@ class Backbone:
         model: The model, in eval mode, every parameter frozen.
         tokenizer: Its tokenizer.
         image_processor: Turns pictures into `pixel_values`.
+        pictures: Shows pictures to the model, or None where their number of image tokens is fixed.
         name: What the recipe calls it: "tiny", a hub name or a folder.
-        prompt: Prompt template: "short", "vicuna_v1" or "chat".
+        prompt: Prompt template: "short", "vicuna_v1", "chat" or "paligemma".
+        chat_template: The chat template it was shipped with, or None.
         image_token: The text that stands for one image token in a prompt.
         image_token_id: Its id.
         image_tokens: Image tokens per picture, or None where that depends on the picture.
@@ -47,8 +59,10 @@ class Backbone:
     model: Any
     tokenizer: Any
     image_processor: Any
+    pictures: PictureProcessor | None
     name: str
     prompt: str
+    chat_template: str | None
     image_token: str
     image_token_id: int
     image_tokens: int | None
@@ -74,51 +88,83 @@ def load_backbone(
         dtype: Overrides the recipe's `base.dtype`.
 
     Raises:
-        ClmoeError: The model is not there and cannot be fetched, is no vision-language model, or
-            asks for an attention kernel that is not installed.
+        ClmoeError: The model is not there and cannot be fetched, is no decoder-only vision-language
+            model, has no processor, or needs a package that is not installed.
     """
     device = torch.device(device)
-    source = _source(config)
+    source = Source(config)
     dtype, why_dtype = _choose_dtype(config.dtype, device, dtype)
     attention, why_attention = _choose_attention(config.attention, device, dtype)
-    where: dict[str, Any] = {} if Path(source).is_dir() else {"revision": config.revision}
-    with _QuietLoading():
-        model_config = _fetch(config, AutoConfig, source, **where)
-        if type(model_config) not in AutoModelForImageTextToText._model_mapping:
-            raise ClmoeError(
-                f"{config.model} is a {type(model_config).__name__.removesuffix('Config')} model, "
-                "not a vision-language model that answers in text",
-                hint="use for example base.model=llava-hf/llava-1.5-7b-hf",
-            )
-        tokenizer = _fetch(config, AutoTokenizer, source, **where)
-        images = _fetch(config, AutoImageProcessor, source, **where)
-        model = _fetch(
-            config,
+    with quiet_loading():
+        parts = _parts(config, source)
+        model_config, tokenizer, processor = parts.config, parts.tokenizer, parts.processor
+        model = source.fetch(
             AutoModelForImageTextToText,
-            source,
             dtype=dtype,
             attn_implementation=attention,
-            **where,
+            **loading_options(config, model_config=model_config, device=device, dtype=dtype),
         )
-    model = model.to(device).eval().requires_grad_(False)
+    model = settle(model, device=device).eval().requires_grad_(False)
+    decoder_blocks(model)  # it has a decoder, or this says what it has instead
     token_id = getattr(model.config, "image_token_id", None)
     if token_id is None:
         raise ClmoeError(f"{config.model} has no image token ({type(model.config).__name__})")
+    pictures = None
+    if processor is not None:
+        pictures = PictureProcessor(processor, model=model, name=config.model)
     return Backbone(
         model=model,
         tokenizer=tokenizer,
-        image_processor=images,
+        image_processor=parts.images,
+        pictures=pictures,
         name=config.model,
-        prompt=_prompt(config, model),
+        prompt=_prompt(config, model.config, pictures),
+        chat_template=_chat_template(processor) or _chat_template(tokenizer),
         image_token=tokenizer.convert_ids_to_tokens(token_id),
         image_token_id=int(token_id),
-        image_tokens=_image_tokens(model.config),
+        image_tokens=_image_tokens(model_config),
         projector=next(
             (p for p, _ in model.named_modules() if p.endswith("multi_modal_projector")), None
         ),
         dtype=dtype,
         choices=(why_dtype, why_attention),
     )
+
+
+def check_base(config: Base) -> None:
+    """Raise what `load_backbone` would raise of everything but the weights, which stay unread."""
+    with quiet_loading():
+        _parts(config, Source(config))
+
+
+@dataclass(frozen=True)
+class _Parts:
+    config: Any
+    tokenizer: Any
+    images: Any
+    processor: Any  # None where the number of image tokens is fixed
+
+
+def _parts(config: Base, source: Source) -> _Parts:
+    model_config = source.fetch(AutoConfig)
+    _check_kind(config, model_config)
+    if _image_tokens(model_config) is None:
+        processor = _processor(config, source)
+        return _Parts(model_config, processor.tokenizer, processor.image_processor, processor)
+    # The same pixels whether torchvision is installed or not.
+    images = source.fetch(AutoImageProcessor, backend="pil")
+    return _Parts(model_config, source.fetch(AutoTokenizer), images, None)
+
+
+def choose_kernels(config: Base, *, device: torch.device) -> tuple[torch.dtype, str, str, str]:
+    """Return the dtype and the attention kernel that a base would get on a device, and why each.
+
+    Raises:
+        ClmoeError: The recipe asks for an attention kernel that is not installed.
+    """
+    dtype, why_dtype = _choose_dtype(config.dtype, device, None)
+    attention, why_attention = _choose_attention(config.attention, device, dtype)
+    return dtype, attention, why_dtype, why_attention
 
 
 def project_images(backbone: Backbone, pixel_values: Tensor) -> Tensor:
@@ -171,42 +217,35 @@ def embed(backbone: Backbone, input_ids: Tensor, features: Tensor) -> Tensor:
     return embeds.masked_scatter(mask.unsqueeze(-1), flat)
 
 
-def _source(config: Base) -> str:
-    if config.model != "tiny":
-        looks_like_path = config.model.startswith(("/", ".", "~")) or config.model.count("/") > 1
-        folder = Path(config.model).expanduser()
-        if looks_like_path and not folder.is_dir():
-            raise ClmoeError(f"base.model is the folder {config.model}, which does not exist")
-        return str(folder) if folder.is_dir() else config.model
-    if not TINY.is_dir():
-        raise ClmoeError(f"the built-in base model is missing from the installation ({TINY})")
-    return str(TINY)
-
-
-def _fetch(config: Base, kind: Any, source: str, **options: Any) -> Any:
-    try:
-        return kind.from_pretrained(source, **options)
-    except ImportError as error:
+def _check_kind(config: Base, found: Any) -> None:
+    kind = type(found).__name__.removesuffix("Config")
+    if type(found) not in AutoModelForImageTextToText._model_mapping:
         raise ClmoeError(
-            f"{config.model} needs a package that is not installed: {error}",
-            hint="pip install 'clmoe[vlm]'",
-        ) from error
-    except (OSError, ValueError) as error:
-        revision = f" --revision {config.revision}" if config.revision else ""
-        if Path(source).is_dir():
-            raise ClmoeError(
-                f"{source} is not a complete vision-language model: {_first_line(error)}",
-                hint="it needs config.json, safetensors, tokenizer and preprocessor files",
-            ) from error
+            f"{config.model} is a {kind} model, not a vision-language model that answers in text",
+            hint="use for example base.model=llava-hf/llava-1.5-7b-hf",
+        )
+    parts = (found, getattr(found, "text_config", None))
+    if any(getattr(part, "is_encoder_decoder", False) for part in parts):
         raise ClmoeError(
-            f"the base model {config.model} is not on this machine and cannot be fetched: "
-            f"{_first_line(error)}",
-            hint=f"hf download {config.model}{revision}",
-        ) from error
+            f"{config.model} is a {kind} model with an encoder and a decoder; "
+            "experts are for decoder-only models",
+            hint="use for example base.model=llava-hf/llava-1.5-7b-hf",
+        )
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _processor(config: Base, source: Source) -> Any:
+    found = source.fetch(AutoProcessor)
+    parts = ("tokenizer", "image_processor", "image_token")
+    missing = [part for part in parts if getattr(found, part, None) is None]
+    if missing:
+        raise ClmoeError(
+            f"{config.model} has no processor for pictures: its {type(found).__name__} lacks "
+            f"{', '.join(missing)}",
+            hint="it needs processor_config.json, or preprocessor_config.json with processor_class",
+        )
+    if found.tokenizer.pad_token is None:
+        found.tokenizer.pad_token = found.tokenizer.eos_token  # padding is masked, whatever it is
+    return found
 
 
 def _choose_dtype(
@@ -243,29 +282,25 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _prompt(config: Base, model: Any) -> str:
+def _prompt(config: Base, found: Any, pictures: PictureProcessor | None) -> str:
     if config.prompt != "auto":
         return config.prompt
     if config.model == "tiny":
         return "short"
-    return "vicuna_v1" if model.config.model_type == "llava" else "chat"
+    if pictures is None:
+        return "vicuna_v1" if found.text_config.model_type == "llama" else "chat"
+    return "paligemma" if pictures.prefix_text else "chat"
+
+
+def _chat_template(part: Any) -> str | None:
+    found = getattr(part, "chat_template", None)
+    return found.get("default") if isinstance(found, dict) else found
 
 
 def _image_tokens(config: Any) -> int | None:
     """Return LLaVA's image tokens per picture: one a patch, plus the class token where kept."""
-    if config.model_type != "llava":
+    if config.model_type != "llava" or config.vision_config.model_type not in _FIXED_TOWERS:
         return None
     side = int(config.vision_config.image_size) // int(config.vision_config.patch_size)
-    return side * side + int(config.vision_feature_select_strategy != "default")
-
-
-class _QuietLoading:
-    """Loads without transformers' progress bars: the library prints nothing."""
-
-    def __enter__(self) -> None:
-        self.shown = transformers.utils.logging.is_progress_bar_enabled()
-        transformers.utils.logging.disable_progress_bar()
-
-    def __exit__(self, *_: object) -> None:
-        if self.shown:
-            transformers.utils.logging.enable_progress_bar()
+    tokens = side * side + _FIXED_TOWERS[config.vision_config.model_type]
+    return tokens - int(config.vision_feature_select_strategy == "default")

@@ -50,6 +50,24 @@ def router_names(model: nn.Module) -> list[str]:
 
 
 @contextmanager
+def active_adapter(model: Any, name: str) -> Iterator[None]:
+    """Run another of the model's adapters for a while; what is trained stays what it is.
+
+    (PEFT's `set_adapter` also turns the gradients of every adapter on or off.)
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = [layer for layer in base.modules() if isinstance(layer, MixtureLinear)]
+    before = [layer._active_adapter for layer in layers]
+    for layer in layers:
+        layer._active_adapter = name  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for layer, active in zip(layers, before, strict=True):
+            layer._active_adapter = active
+
+
+@contextmanager
 def inference_gates(
     model: nn.Module, task_weights: Mapping[str, Tensor], *, beta: float
 ) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """Pictures as a base model sees them, and a batch with its pictures put in.
 
-Vision tower and projector are frozen during continual tuning, so a picture's features never
+LLaVA's vision tower and projector are frozen during continual tuning, so a picture's features never
 change: they are computed once and kept while they fit in a budget (always for the built-in base,
-never for a 7B model, whose 576 features a picture take 4.7 MB).
+never for a 7B model, whose 576 features a picture take 4.7 MB). Other models get what their own
+processor makes of a picture.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from clmoe.data.batches import Batch
-from clmoe.data.images import load_rgb
+from clmoe.data.images import find_image, load_rgb
+from clmoe.data.prompts import Prompter, find_template
 from clmoe.model.backbone import Backbone, embed, project_images
 
 
@@ -26,7 +28,17 @@ class Pictures:
         """Serve pictures below ``root``, keeping at most ``budget`` bytes of features."""
         self._backbone, self._root, self._budget = backbone, root, budget
         self._kept: dict[str, Tensor] = {}
+        self._texts: dict[str, str] = {}
         self._bytes = 0
+
+    def text(self, name: str) -> str | None:
+        """What stands for a picture in a prompt; None where it is the same for every picture."""
+        if self._backbone.pictures is None:
+            return None
+        if name not in self._texts:
+            with Image.open(find_image(self._root, name)) as image:  # reads no pixels
+                self._texts[name] = self._backbone.pictures.text(image.size)
+        return self._texts[name]
 
     def pixel_values(self, names: Sequence[str]) -> Tensor:
         """Preprocessed pictures, [batch, channels, height, width]."""
@@ -52,13 +64,58 @@ class Pictures:
 
         With ``train_projector`` the pixels go in, so that the projector gets its gradient.
         """
-        device = self._backbone.device
-        ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-        if train_projector:
-            pixels = self.pixel_values(names).to(device=device, dtype=self._backbone.dtype)
-            return {"input_ids": ids, "pixel_values": pixels, "attention_mask": mask}
-        embeddings = embed(self._backbone, ids, self.features(names))
+        base = self._backbone
+        if base.pictures is not None or train_projector:
+            images = [load_rgb(self._root, name) for name in names]
+            return picture_inputs(base, batch, images=images)
+        ids, mask = batch.input_ids.to(base.device), batch.attention_mask.to(base.device)
+        embeddings = embed(base, ids, self.features(names))
         return {"inputs_embeds": embeddings, "attention_mask": mask}
+
+
+def make_prompter(backbone: Backbone, *, suffix: str, suffixes: Sequence[str] = ()) -> Prompter:
+    """Return what renders and encodes conversations for a base model.
+
+    Args:
+        backbone: The base model.
+        suffix: The source's instruction suffix.
+        suffixes: Suffixes of single tasks.
+    """
+    pictures = backbone.pictures
+    return Prompter(
+        tokenizer=backbone.tokenizer,
+        template=find_template(
+            backbone.prompt,
+            tokenizer=backbone.tokenizer,
+            image_token=backbone.image_token if pictures is None else pictures.marker,
+            chat_template=backbone.chat_template,
+        ),
+        image_token=backbone.image_token,
+        image_tokens=backbone.image_tokens,
+        suffix=suffix,
+        suffixes=tuple(suffixes),
+    )
+
+
+def picture_inputs(
+    backbone: Backbone, batch: Batch, *, images: Sequence[Image.Image]
+) -> dict[str, Tensor]:
+    """Inputs of the base for a batch whose sample ``i`` shows ``images[i]``, from the pixels.
+
+    What they are depends on the model: `input_ids` and `attention_mask` [batch, tokens], and what
+    its processor makes of the pictures.
+    """
+    tensors = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if backbone.pictures is None:
+        tensors["pixel_values"] = preprocess(backbone, images)
+    else:
+        tensors |= backbone.pictures.tensors(images) | backbone.pictures.types(batch)
+    return {
+        key: tensor.to(
+            device=backbone.device, dtype=backbone.dtype if tensor.is_floating_point() else None
+        )
+        for key, tensor in tensors.items()
+    }
 
 
 def preprocess(backbone: Backbone, images: Sequence[Image.Image]) -> Tensor:

@@ -16,6 +16,8 @@ from torch import nn
 
 from clmoe.errors import ClmoeError
 
+_MLP_NAMES = ("mlp", "feed_forward", "ffn")
+
 
 @dataclass(frozen=True)
 class TargetPlan:
@@ -119,11 +121,14 @@ def _ffn(path: str, block: nn.Module, *, hidden: int) -> list[str]:
         if not _is_linear(child) and "attn" not in name and "attention" not in name
     }
     candidates = {name: linears for name, linears in candidates.items() if linears}
+    if len(candidates) > 1:  # a block may mix tokens in another way than by attention
+        candidates = {n: linears for n, linears in candidates.items() if n in _MLP_NAMES}
     if len(candidates) == 1:
         name, linears = next(iter(candidates.items()))
         reads = {linear.in_features for linear in linears.values()}
         writes = {linear.out_features for linear in linears.values()}
         plain = all("." not in linear for linear in linears) and len(linears) in (2, 3)
+        plain = plain and not _holds_matrices(block.get_submodule(name))
         if plain and hidden in reads and hidden in writes:
             return [f"{name}.{linear}" for linear in linears]
     parts = ", ".join(f"{name} ({type(child).__name__})" for name, child in block.named_children())
@@ -131,6 +136,14 @@ def _ffn(path: str, block: nn.Module, *, hidden: int) -> list[str]:
         f"{path} has no MLP made of plain linears; its parts are {parts}",
         hint="name the linears in adapter.targets, e.g. [q_proj, v_proj]",
     )
+
+
+def _holds_matrices(module: nn.Module) -> bool:
+    """Whether a module has matrices of its own beside its linears, as fused experts are."""
+    if _is_linear(module) or isinstance(module, BaseTunerLayer):
+        return False
+    own = any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+    return own or any(_holds_matrices(child) for child in module.children())
 
 
 def _matching(blocks: dict[str, nn.Module], patterns: list[str]) -> list[str]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import torch
 
 from clmoe.data.batches import by_length, collate, training_order
@@ -21,11 +23,32 @@ def test_padding_sides() -> None:
 
 
 def test_every_sample_once_an_epoch() -> None:
-    order = training_order(10, batch_size=4, generator=torch.Generator().manual_seed(3))
+    order = training_order([5] * 10, batch_size=4, generator=torch.Generator().manual_seed(3))
     assert [len(batch) for batch in order] == [4, 4, 2]
     assert sorted(row for batch in order for row in batch) == list(range(10))
-    again = training_order(10, batch_size=4, generator=torch.Generator().manual_seed(3))
+    again = training_order([5] * 10, batch_size=4, generator=torch.Generator().manual_seed(3))
     assert order == again
+
+
+def test_batches_of_similar_length_begin_with_the_longest() -> None:
+    draw = random.Random(0)
+    lengths = [draw.randint(5, 90) for _ in range(997)]
+    orders = [
+        training_order(
+            lengths, batch_size=8, generator=torch.Generator().manual_seed(3), by_length=grouped
+        )
+        for grouped in (False, True)
+    ]
+    padded = [
+        sum(len(rows) * max(lengths[row] for row in rows) for rows in order) for order in orders
+    ]
+    assert sorted(row for rows in orders[1] for row in rows) == list(range(997))
+    assert sorted(map(len, orders[1])) == [5] + [8] * 124
+    assert max(lengths) == max(lengths[row] for row in orders[1][0])
+    assert padded[1] < 0.6 * padded[0]
+    assert padded[1] < 1.05 * sum(lengths)
+    widths = [max(lengths[row] for row in rows) for rows in orders[1][1:]]
+    assert widths != sorted(widths, reverse=True)  # otherwise shuffled, chunk by chunk
 
 
 def test_longest_first() -> None:

@@ -176,6 +176,23 @@ def test_the_suffix_of_the_recipe_is_applied_once(
     assert questions == {"What?\nBe brief."}
 
 
+def test_a_task_may_have_its_own_suffix(prepare: Any, out: Path) -> None:
+    sizes = {"train_per_task": 4, "val_per_task": 2, "test_per_task": 2}
+    shapes = {"source": "shapes", "tasks": ("color", "count"), **sizes}
+    prepare(**shapes, suffix="Be brief.", suffixes={"count": "A number."})
+    ends = {
+        task: {e.question.split("\n", 1)[1] for e in read_examples(out, task=task, split="test")}
+        for task in ("color", "count")
+    }
+    assert ends == {"color": {"Be brief."}, "count": {"A number."}}
+    described = read_source(out)
+    assert (described.suffix, described.suffixes) == ("Be brief.", {"count": "A number."})
+    with pytest.raises(
+        UsageError, match="data.suffixes: there is no task 'cuont' .did you mean count"
+    ):
+        prepare(**shapes, suffixes={"cuont": "A number."})
+
+
 def test_an_empty_suffix_switches_the_sources_off() -> None:
     assert apply_suffix("What?", "") == "What?"
 

@@ -211,11 +211,6 @@ def test_only_the_tasks_and_splits_asked_for(tmp_path: Path) -> None:
     assert set(loaded.examples) == {("color", "val"), ("count", "val")}
 
 
-def test_a_suffix_is_appended_once(tmp_path: Path) -> None:
-    loaded = load(tmp_path, suffix="one word", tasks=("color",), splits=("val",))
-    assert all(r.question.endswith("?\none word") for r in loaded.examples["color", "val"])
-
-
 def test_choosing_is_even_over_families_and_answers() -> None:
     scenes, _ = split_questions(5, split="train", per_task=200)
     chosen = [a for _, a in choose(scenes, tasks.TASKS["type"], count=180, rng=random.Random(0))]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
 from torch import nn
 from transformers import (
@@ -15,9 +18,12 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
 )
+from transformers.processing_utils import ProcessorMixin
 
 from clmoe.model.config import ClmoeConfig
 from clmoe.model.tuner import attach as attach_adapter
+
+from . import families
 
 IMAGE_TOKEN = 63
 
@@ -112,3 +118,42 @@ def attach(randomize: Callable[..., None]) -> Callable[..., PeftModel]:
         return peft_model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's model, made once."""
+    root = tmp_path_factory.mktemp("families")
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            made[name] = families.make(name, root / name)
+        return made[name]
+
+    return folder
+
+
+@pytest.fixture
+def without_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loads a Qwen processor without its video half, everything else as ever."""
+    load = transformers.AutoProcessor.from_pretrained
+    check = ProcessorMixin.check_argument_for_proper_class
+    kinds = {
+        "qwen2_5_vl": transformers.Qwen2_5_VLProcessor,
+        "qwen3_vl": transformers.Qwen3VLProcessor,
+    }
+
+    def processor(place: str, **options: Any) -> Any:
+        kind = kinds.get(Path(place).name)
+        if kind is None:
+            return load(place, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place)
+        images = transformers.AutoImageProcessor.from_pretrained(place)
+        return kind(images, tokenizer, chat_template=tokenizer.chat_template)
+
+    def lenient(self: Any, name: str, argument: Any) -> Any:
+        return None if argument is None else check(self, name, argument)
+
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", processor)
+    monkeypatch.setattr(ProcessorMixin, "check_argument_for_proper_class", lenient)

@@ -52,6 +52,7 @@ def test_load_a_folder(folder, llava, batch):
     assert loaded.projector == "model.multi_modal_projector"
     assert loaded.tokenizer("w5 <image>")["input_ids"] == [5, 63]
     assert loaded.image_processor.crop_size["height"] == 16
+    assert type(loaded.image_processor).__name__ == "CLIPImageProcessorPil"  # not torchvision's
     assert (loaded.dtype, loaded.device.type) == (torch.float32, "cpu")
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())

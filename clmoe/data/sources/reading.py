@@ -36,8 +36,10 @@ def image_root(config: Data, root: Path) -> Path:
     return root if config.images is None else Path(config.images)
 
 
-def select_tasks(wanted: Sequence[str] | None, known: Sequence[str]) -> tuple[str, ...]:
-    """Return the tasks asked for in the order of `known`; None means all.
+def select_tasks(
+    wanted: Sequence[str] | None, known: Sequence[str], *, key: str = "data.tasks"
+) -> tuple[str, ...]:
+    """Return the tasks that a recipe's key names, in the order of `known`; None means all.
 
     Raises:
         UsageError: A task that is not known, with the nearest name.
@@ -47,7 +49,7 @@ def select_tasks(wanted: Sequence[str] | None, known: Sequence[str]) -> tuple[st
     for task in wanted:
         if task not in known:
             raise UsageError(
-                f"data.tasks: there is no task '{task}'{did_you_mean(task, known)}",
+                f"{key}: there is no task '{task}'{did_you_mean(task, known)}",
                 hint=f"tasks of this source: {', '.join(known)}",
             )
     return tuple(task for task in known if task in wanted)

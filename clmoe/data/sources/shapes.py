@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from clmoe.data.checks import Problems
-from clmoe.data.example import SPLITS, Example, apply_suffix, select_splits
+from clmoe.data.example import SPLITS, Example, select_splits
 from clmoe.data.scene_questions import Asked, choose, majority_rate
 from clmoe.data.scene_tasks import TASKS
 from clmoe.data.scenes import Scene, draw, scene_stream
@@ -58,7 +58,6 @@ class ShapesSource:
 
     def load(self, config: Data, *, workspace: Path, report: Problems) -> LoadedSource:
         """Draw the pictures into `workspace/images` and ask the questions."""
-        suffix = self.suffix if config.suffix is None else config.suffix
         images = workspace / "images"
         images.mkdir(parents=True, exist_ok=True)
         wanted = config.tasks or self.default_order
@@ -88,7 +87,7 @@ class ShapesSource:
                         task=task,
                         split=split,
                         image=f"{shas[position]}.png",
-                        question=apply_suffix(asked.question, suffix),
+                        question=asked.question,
                         answer=asked.answer,
                         group=shas[position],
                         kind=asked.kind,
