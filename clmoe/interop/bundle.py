@@ -1,8 +1,9 @@
 """One folder with everything an answer needs beside the base model, and answering from it.
 
 Layout: PEFT's `adapter_config.json` and `adapter_model.safetensors`, then `clmoe.json` (how to
-prompt, mix and index), `task_router/NN-TASK/` and `index/NN-TASK/`. `PeftModel.from_pretrained`
-reads the first two, which gives experts and instance routers only; `load` applies Eq 8 and 9 too.
+prompt, mix and index), `task_router/NN-TASK/`, `index/NN-TASK/` and the card `README.md`.
+`PeftModel.from_pretrained` reads the first two, which gives experts and instance routers only;
+`load` applies Eq 8 and 9 too.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ import torch
 from PIL import Image
 
 from clmoe.data.batches import Batch
-from clmoe.data.prompts import Prompter, find_template
 from clmoe.errors import ClmoeError
-from clmoe.evaluation.answerer import Answerer, TaskMixing
+from clmoe.evaluation.answerer import Answerer, Finder, TaskMixing
+from clmoe.evaluation.features import question_features
+from clmoe.interop.new_folder import new_folder
 from clmoe.method.task_index import combine, load_task_index
 from clmoe.method.task_router import load_task_router
 from clmoe.model.adapter_file import load_adapter
-from clmoe.model.backbone import Backbone, embed, load_backbone, project_images
-from clmoe.model.pictures import preprocess
+from clmoe.model.backbone import Backbone, load_backbone
+from clmoe.model.pictures import make_prompter, picture_inputs
 from clmoe.recipe.schema import Base
 
 SETTINGS = "clmoe.json"
+CARD = "README.md"
 FORMAT = 1
 
 
@@ -48,6 +51,8 @@ class BundleSettings:
         feature: Which F(x) the index is made of (Eq 7).
         shrinkage: Of the index of kind lda.
         max_new_tokens: Longest answer.
+        suffixes: Suffixes of single tasks, where questions show their task.
+        soft: Temperature of soft shares of tasks; 0: the nearest task alone.
     """
 
     format: int
@@ -61,6 +66,8 @@ class BundleSettings:
     feature: str
     shrinkage: float
     max_new_tokens: int
+    suffixes: tuple[str, ...] = ()
+    soft: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,8 +81,9 @@ class Reply:
 class Learned:
     """A base model with everything a bundle adds to it."""
 
-    def __init__(self, backbone: Backbone, answerer: Answerer) -> None:
+    def __init__(self, backbone: Backbone, answerer: Answerer, finder: Finder | None) -> None:
         """Use `load`."""
+        self._finder = finder
         self.backbone = backbone
         self.model = answerer.model
         self._answerer = answerer
@@ -93,19 +101,28 @@ class Learned:
         if len(images) != len(questions):
             raise ClmoeError(f"{len(images)} pictures for {len(questions)} questions")
         pictures = [_picture(image) for image in images]
-        prompts = [self._answerer.prompter.prompt(question) for question in questions]
+        shown = self.backbone.pictures
+        prompts = [
+            self._answerer.prompter.prompt(
+                question, picture=None if shown is None else shown.text(picture.size)
+            )
+            for question, picture in zip(questions, pictures, strict=True)
+        ]
         gates = None
-        if self._answerer.mixing is not None:
+        if self._answerer.mixing is not None and self._finder is not None:
             with self.model.disable_adapter():
-                features = self._answerer.features(self.model.get_base_model(), questions)
-            gates = self._answerer.mixing.gates(features)
+                features = question_features(
+                    self.model.get_base_model(),
+                    questions=[self._answerer.prompter.text_only(q) for q in questions],
+                    special=set(self.backbone.tokenizer.all_special_ids),
+                    kind=self._finder.feature,
+                    batch_size=self._answerer.batch_size,
+                )
+            gates = self._answerer.mixing.gates(self._finder.shares(features))
 
         def inputs(batch: Batch) -> dict[str, torch.Tensor]:
-            pixels = preprocess(self.backbone, [pictures[row] for row in batch.rows])
-            ids = batch.input_ids.to(self.backbone.device)
-            embeddings = embed(self.backbone, ids, project_images(self.backbone, pixels))
-            mask = batch.attention_mask.to(self.backbone.device)
-            return {"inputs_embeds": embeddings, "attention_mask": mask}
+            images = [pictures[row] for row in batch.rows]
+            return picture_inputs(self.backbone, batch, images=images)
 
         replies: dict[int, Reply] = {}
         for batch in self._answerer.answers(
@@ -124,6 +141,7 @@ def write_bundle(
     routers: Sequence[Path],
     indexes: Sequence[Path],
     settings: BundleSettings,
+    card: str,
 ) -> None:
     """Write a bundle.
 
@@ -133,18 +151,16 @@ def write_bundle(
         routers: Folder of the task router of every learned task, in order; empty without mixing.
         indexes: Folder of the index of every learned task, in order; empty without mixing.
         settings: What `load` needs to know.
+        card: Text of `README.md`.
     """
-    if folder.exists():
-        raise ClmoeError(f"{folder} exists", hint="name another folder, or remove it")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(adapter, partial)
-    for kind, folders in (("task_router", routers), ("index", indexes)):
-        for number, (task, source) in enumerate(zip(settings.tasks, folders, strict=False), 1):
-            shutil.copytree(source, partial / kind / f"{number:02d}-{task}")
-    text = json.dumps(asdict(settings), indent=1) + "\n"
-    (partial / SETTINGS).write_text(text, encoding="utf-8")
-    partial.rename(folder)
+    with new_folder(folder) as partial:
+        shutil.copytree(adapter, partial, dirs_exist_ok=True)
+        for kind, folders in (("task_router", routers), ("index", indexes)):
+            for number, (task, source) in enumerate(zip(settings.tasks, folders, strict=False), 1):
+                shutil.copytree(source, partial / kind / f"{number:02d}-{task}")
+        text = json.dumps(asdict(settings), indent=1) + "\n"
+        (partial / SETTINGS).write_text(text, encoding="utf-8")
+        (partial / CARD).write_text(card, encoding="utf-8")
 
 
 def read_settings(folder: Path) -> BundleSettings:
@@ -160,10 +176,11 @@ def read_settings(folder: Path) -> BundleSettings:
                 f"{folder} was written by a newer version of clmoe",
                 hint="pip install --upgrade clmoe",
             )
-        return BundleSettings(**{**found, "tasks": tuple(found["tasks"])})
+        lists = {key: tuple(found.get(key, ())) for key in ("tasks", "suffixes")}
+        return BundleSettings(**{**found, **lists})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClmoeError(
-            f"{folder} is not a bundle: {error!r}", hint="make one with clmoe.export"
+            f"{folder} is not a bundle: {error!r}", hint="clmoe export --out FOLDER makes one"
         ) from error
 
 
@@ -189,36 +206,27 @@ def load(
     )
     backbone = load_backbone(config, device=device)
     model = load_adapter(backbone.model, folder).eval()
-    template = find_template(
-        backbone.prompt, tokenizer=backbone.tokenizer, image_token=backbone.image_token
-    )
-    mixing = None
+    mixing, finder = None, None
     if settings.mixes:
         names = [f"{number:02d}-{task}" for number, task in enumerate(settings.tasks, 1)]
         mixing = TaskMixing(
             tasks=settings.tasks,
             routers=[load_task_router(folder / "task_router" / name) for name in names],
-            index=combine(
-                [load_task_index(folder / "index" / name) for name in names],
-                shrinkage=settings.shrinkage,
-            ),
             beta=settings.beta,
-            feature=settings.feature,
         )
+        index = combine(
+            [load_task_index(folder / "index" / name) for name in names],
+            shrinkage=settings.shrinkage,
+        )
+        finder = Finder(index, settings.feature, settings.soft)
     answerer = Answerer(
         model=model,
-        prompter=Prompter(
-            tokenizer=backbone.tokenizer,
-            template=template,
-            image_token=backbone.image_token,
-            image_tokens=backbone.image_tokens or 0,
-            suffix=settings.suffix,
-        ),
+        prompter=make_prompter(backbone, suffix=settings.suffix, suffixes=settings.suffixes),
         mixing=mixing,
         max_new_tokens=settings.max_new_tokens,
         batch_size=batch_size,
     )
-    return Learned(backbone, answerer)
+    return Learned(backbone, answerer, finder)
 
 
 def _picture(image: Image.Image | str | Path) -> Image.Image:

@@ -1,20 +1,25 @@
-"""Take one row of a run out as a bundle that `clmoe.load` answers from."""
+"""Take one row of a run out as a bundle that `clmoe.load` answers from, with its card."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clmoe.data.prepared import read_source
-from clmoe.interop.bundle import FORMAT, BundleSettings, write_bundle
+from clmoe.errors import InputStageError, UsageError
 from clmoe.runs.plan import Node
 from clmoe.runs.run import Run
+from clmoe.stages.result import Result, Table
 from clmoe.stages.sequence import row_position
+
+if TYPE_CHECKING:
+    from clmoe.interop.model_card import CardCell, CardFacts
 
 
 def export(
     runs_dir: str | Path, folder: str | Path, *, run: str | None = None, after: str | None = None
 ) -> Path:
-    """Write the adapter, task routers and index of a run to a folder.
+    """Write the adapter, task routers, index and card of a run to a folder.
 
     Args:
         runs_dir: The folder of all runs.
@@ -26,32 +31,175 @@ def export(
         The folder.
 
     Raises:
+        UsageError: ``after`` is ``base``, which has no adapter.
         ClmoeError: A stage that is needed is not up to date; the hint is the command.
     """
-    opened = Run.open(Path(runs_dir), run)
+    _write(Run.open(Path(runs_dir), run), Path(folder), after=after)
+    return Path(folder)
+
+
+def export_bundle(
+    runs_dir: Path, *, out: Path, run: str | None, after: str | None, push: str | None
+) -> Result:
+    """Export a row of a run, and upload it where a repository is named.
+
+    Args:
+        runs_dir: The folder of all runs.
+        out: Where to; it must not exist.
+        run: The run; None: the current one.
+        after: The newest task learned; None: the newest trained.
+        push: Repository on the Hub, USER/NAME; None: nothing leaves this machine.
+
+    Raises:
+        ClmoeError: As `export`; or the upload failed, and then the folder stays.
+    """
+    if push is not None:
+        from clmoe.interop.hub import check_repo_id
+
+        check_repo_id(push)
+    opened = Run.open(runs_dir, run)
+    missing, tasks = _write(opened, out, after=after)
+    notes = [f"{out} answers as clmoe eval does: clmoe.load({str(out)!r})"]
+    if missing:
+        notes.append(f"the card says that these results are missing: {', '.join(missing)}")
+    notes.append("the card names no license: add one before you publish it")
+    address = None
+    if push is not None:
+        from clmoe.interop.hub import push_folder
+
+        address = push_folder(out, push)
+        notes.append(f"pushed to {address} (a new repository is private)")
+    files = sorted(path for path in out.rglob("*") if path.is_file())
+    rows = [[str(path.relative_to(out)), str(path.stat().st_size)] for path in files]
+    return Result(
+        command="export",
+        run=opened.name,
+        tables=(Table(str(out), ["file", "bytes"], rows),),
+        data={
+            "folder": out,
+            "tasks": list(tasks),
+            "files": [row[0] for row in rows],
+            "missing_results": missing,
+            "pushed_to": address,
+        },
+        notes=tuple(notes),
+        next_command=f"clmoe audit {shlex.quote(str(out))}",
+    )
+
+
+def _write(
+    opened: Run, folder: Path, *, after: str | None
+) -> tuple[list[str], tuple[str, ...]]:  # fmt: skip
+    """Write the bundle; the tasks without a result, and the tasks learned."""
+    from clmoe.data.prepared import read_source
+    from clmoe.interop.bundle import FORMAT, BundleSettings, write_bundle
+    from clmoe.interop.model_card import model_card
+    from clmoe.model.adapter_info import read_adapter_info
+
     plan, recipe = opened.plan, opened.recipe
     place = row_position(opened, after)
     theta = plan.theta(place)
-    assert theta is not None, "row 0 has no adapter"
+    if theta is None:
+        raise UsageError(
+            "before any task there is no adapter to export",
+            hint=f"clmoe export --after {plan.tasks[0]} --out {shlex.quote(str(folder))}",
+        )
+    if plan.per_task or recipe.strategy.kind == "vqacl":
+        raise UsageError(
+            f"{recipe.method.name} answers with more than one adapter and its routers, which one "
+            "bundle does not hold",
+            hint="export another method's run",
+        )
     tasks = plan.learned(plan.cell(place, plan.tasks[0]))
     mixed = tasks if plan.soft_gates else ()
+    source = read_source(opened.output(Node("prepare"), "data"))
+    settings = BundleSettings(
+        format=FORMAT,
+        base=recipe.base.model,
+        revision=recipe.base.revision,
+        prompt=recipe.base.prompt,
+        suffix=source.suffix,
+        suffixes=tuple(source.suffixes.values()),
+        tasks=tasks,
+        mixes=plan.soft_gates,
+        beta=recipe.eval.beta,
+        feature=recipe.index.feature,
+        shrinkage=recipe.index.shrinkage,
+        max_new_tokens=recipe.eval.max_new_tokens,
+        soft=recipe.index.soft,
+    )
+    adapter = opened.output(theta, "adapter")
+    facts = _card_facts(opened, place, tasks=tasks, source=source.source)
     write_bundle(
-        Path(folder),
-        adapter=opened.output(theta, "adapter"),
+        folder,
+        adapter=adapter,
         routers=[opened.output(Node("route", task), "router") for task in mixed],
         indexes=[opened.output(Node("index", task), "index") for task in mixed],
-        settings=BundleSettings(
-            format=FORMAT,
-            base=recipe.base.model,
-            revision=recipe.base.revision,
-            prompt=recipe.base.prompt,
-            suffix=read_source(opened.output(Node("prepare"), "data")).suffix,
-            tasks=tasks,
-            mixes=plan.soft_gates,
-            beta=recipe.eval.beta,
-            feature=recipe.index.feature,
-            shrinkage=recipe.index.shrinkage,
-            max_new_tokens=recipe.eval.max_new_tokens,
-        ),
+        settings=settings,
+        card=model_card(facts, bundle=settings, info=read_adapter_info(adapter)),
     )
-    return Path(folder)
+    return [cell.task for cell in facts.cells if cell.correct is None], tasks
+
+
+def _card_facts(opened: Run, place: int, *, tasks: tuple[str, ...], source: str) -> CardFacts:
+    from clmoe.interop.model_card import CardFacts
+
+    recipe, plan = opened.recipe, opened.plan
+    cells = [_cell(opened, plan.cell(place, task)) for task in tasks]
+    scores = [100 * cell.correct / cell.asked for cell in cells if cell.correct is not None]
+    theta = plan.theta(place)
+    assert theta is not None, "row 0 was refused"
+    values = [
+        ("experts n", "adapter.experts"),
+        ("total rank r", "adapter.rank"),
+        ("alpha", "adapter.alpha"),
+        ("adapted linears", "adapter.targets"),
+        ("routers", "adapter.routers"),
+        ("top K", "route.top_k"),
+        ("gamma", "merge.gamma"),
+        ("merge", "merge.rule"),
+        ("beta", "eval.beta"),
+        ("task index", "index.kind"),
+        ("projector", "base.projector"),
+        ("seed of training", "train.seed"),
+    ]
+    flat = recipe.flat()
+    return CardFacts(
+        name=f"{opened.name}, after {tasks[-1]}",
+        method=recipe.method.name,
+        settings=[(name, f"{_text(flat[key])} (`{key}`)") for name, key in values],
+        scorer=recipe.report.scorer,
+        split=recipe.eval.split,
+        cells=cells,
+        ap=sum(scores) / len(scores) if len(scores) == len(cells) else None,
+        source=source,
+        versions=_versions(opened, theta),
+    )
+
+
+def _cell(opened: Run, node: Node) -> CardCell:
+    """What is known of one cell; one that is not up to date is missing."""
+    from clmoe.interop.model_card import CardCell
+
+    task = str(node.task)
+    state = opened.state(node)
+    if state.status != "fresh":
+        told = "not evaluated" if state.status == "missing" else f"not up to date ({state.status})"
+        return CardCell(task, missing=told)
+    score = opened.manifest(node).summary["scores"][opened.recipe.report.scorer]
+    if score["correct"] is None:
+        return CardCell(task, missing=str(score["reason"]))
+    return CardCell(task, correct=score["correct"], asked=score["total"])
+
+
+def _versions(opened: Run, node: Node) -> dict[str, str]:
+    """Versions of the packages that made an adapter, as its manifest has them."""
+    try:
+        made = opened.manifest(node).environment
+    except InputStageError:
+        return {}
+    return {"python": str(made["python"]), **made["versions"]}
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
