@@ -20,7 +20,8 @@ from clmoe.model.backbone import Backbone, embed, load_backbone
 from clmoe.model.config import ClmoeConfig
 from clmoe.model.tuner import attach
 from clmoe.recipe.schema import Base, Train
-from clmoe.training.loop import TrainingLog, train_adapter
+from clmoe.training.loop import train_adapter
+from clmoe.training.training_log import TrainingLog
 
 SETTINGS = Train(lr=5e-3, batch_size=8, checkpoint_every=2, clip=0.5)
 QUESTIONS = [("what is it?", "red"), ("is it a big blue circle?", "no"), ("how many?", "two")]
@@ -111,6 +112,15 @@ def test_accumulation_equals_a_larger_batch(prompter: Prompter) -> None:
             torch.testing.assert_close(adapter_tensors(parts)[name], tensor, rtol=2e-3, atol=2e-4)
 
 
+def test_an_automatic_micro_batch_is_the_whole_batch_where_it_fits(prompter: Prompter) -> None:
+    whole, log = train(prompter)
+    auto, log_auto = train(prompter, SETTINGS.model_copy(update={"micro_batch": "auto"}))
+    assert (log.micro_batch, log_auto.micro_batch) == (8, 8)
+    assert log_auto.losses == log.losses
+    first, second = adapter_tensors(whole), adapter_tensors(auto)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
 def test_loss_is_the_mean_over_supervised_tokens(prompter: Prompter) -> None:
     """The first loss against transformers' own loss on the same batch, weighted by hand."""
     _, log = train(prompter, SETTINGS.model_copy(update={"batch_size": 40, "checkpoint_every": 0}))
@@ -136,7 +146,7 @@ def test_loss_is_the_mean_over_supervised_tokens(prompter: Prompter) -> None:
 
 def test_learning_lowers_the_loss_and_touches_no_base_weight(prompter: Prompter) -> None:
     model, log = train(prompter, SETTINGS.model_copy(update={"epochs": 4.0}))
-    assert log.losses[-1] < 0.5 * log.losses[0]
+    assert sum(log.losses[-5:]) < 0.5 * sum(log.losses[:5])
     fresh = dict(load_backbone(Base()).model.named_parameters())
     for name, parameter in model.get_base_model().named_parameters():
         if "clmoe_" not in name:

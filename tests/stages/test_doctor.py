@@ -1,0 +1,185 @@
+"""What doctor says of this machine and of recipes; nothing here loads a weight."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+
+from clmoe.errors import ClmoeError, UsageError
+from clmoe.model.backbone import load_backbone
+from clmoe.model.config import ClmoeConfig
+from clmoe.model.tuner import attach
+from clmoe.recipe.load import load_recipe
+from clmoe.recipe.schema import Base
+from clmoe.stages import fit as fit_module
+from clmoe.stages import pipeline
+from clmoe.stages.fit import ASSUMED_IMAGE_TOKENS, FEATURES_KEPT, Sample, study
+from clmoe.stages.machine import PACKAGES, Gpu, look_at_machine
+from clmoe.training.memory_estimate import estimate_training
+
+GIB = 2**30
+
+
+def studied(*overrides: str, room: int = 64 * GIB, sample: Sample | None = None) -> Any:
+    recipe = load_recipe(None, overrides=overrides).recipe
+    return study(recipe, device=torch.device("cpu"), room=room, sample=sample)
+
+
+def test_the_machine_alone(tmp_path: Path) -> None:
+    result = pipeline.doctor(tmp_path / "runs", recipe=None, overrides=[])
+    assert set(result.data["versions"]) == {"python", *PACKAGES}
+    assert result.data["versions"]["torch"] == torch.__version__
+    cpu = result.data["cpu"]
+    assert cpu["cores"] >= 1
+    assert 0 < cpu["free"] <= cpu["memory"]
+    assert result.data["disks"]["runs"]["free"] > 0
+    assert [table.title for table in result.tables] == ["versions", "devices", "disk"]
+    assert "recipe" not in result.data
+    assert result.next_command == "clmoe doctor shapes"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_package_that_is_missing_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("clmoe.stages.machine.PACKAGES", ("torch", "no-such-package"))
+    result = pipeline.doctor(tmp_path, recipe=None, overrides=[])
+    assert result.data["versions"]["no-such-package"] is None
+    assert ["no-such-package", "not installed"] in [list(row) for row in result.tables[0].rows]
+
+
+def test_a_container_limits_the_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr("clmoe.stages.machine._LIMIT_OF_A_CONTAINER", limit)
+    free = look_at_machine({}).memory
+    limit.write_text("1048576\n", encoding="ascii")
+    assert look_at_machine({}).memory == 1048576
+    limit.write_text("max\n", encoding="ascii")
+    assert look_at_machine({}).memory == free
+
+
+def test_room_is_that_of_the_device() -> None:
+    machine = replace(
+        look_at_machine({}), gpus=(Gpu("one", 8, 5, True), Gpu("two", 9, 6, False)), available=7
+    )
+    devices = ("cpu", "cuda", "cuda:1")
+    assert [machine.room(torch.device(name)) for name in devices] == [7, 5, 6]
+
+
+def test_the_counts_are_those_of_the_loaded_base() -> None:
+    shape = studied().shape
+    model = load_backbone(Base()).model
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    adapter = load_recipe(None).recipe.adapter
+    peft = attach(model, ClmoeConfig.from_recipe(adapter, base="tiny"))
+    assert shape.trainable == sum(p.numel() for p in peft.parameters() if p.requires_grad)
+
+
+def test_a_recipe_that_fits(tmp_path: Path) -> None:
+    result = pipeline.doctor(tmp_path, recipe="shapes", overrides=["runtime.device=cpu"])
+    told = result.data["recipe"]
+    assert (told["training"]["verdict"], told["evaluation"]["verdict"]) == ("fits", "fits")
+    assert told["training"]["to_try"] == []
+    assert told["training"]["needed"] == sum(told["training"]["parts"].values())
+    assert told["training"]["tokens"] == 9 + 64
+    assert "no data prepared: 9 image and 64 other tokens a sample assumed" in result.notes
+    assert "dtype float32: the device is cpu" in result.notes
+    assert result.next_command == "clmoe run shapes --dry-run"
+
+
+def test_overrides_alone_are_about_the_default_recipe(tmp_path: Path) -> None:
+    result = pipeline.doctor(
+        tmp_path, recipe=None, overrides=["runtime.device=cpu", "base.dtype=bfloat16"]
+    )
+    assert "dtype bfloat16: base.dtype" in result.notes
+    assert result.next_command == "clmoe run shapes --dry-run"
+
+
+LARGE = ("train.batch_size=4096", "eval.batch_size=32768")
+
+
+@pytest.mark.parametrize(
+    ("room", "wanted"),
+    [
+        (6 * GIB, [("train.gradient_checkpointing=true",), ("train.micro_batch=2048",)]),
+        (4 * GIB, [("train.micro_batch=1024",),
+                   ("train.gradient_checkpointing=true", "base.dtype=bfloat16")]),
+    ],
+)  # fmt: skip
+def test_one_that_does_not_fit_says_what_would(room: int, wanted: list[Any]) -> None:
+    training, evaluation = studied(*LARGE, room=room).fits
+    assert (training.verdict, evaluation.verdict) == ("does not fit", "does not fit")
+    assert [remedy.overrides for remedy in training.remedies] == wanted
+    assert [remedy.overrides for remedy in evaluation.remedies] == [("eval.batch_size=4096",)]
+    for remedy in (*training.remedies, *evaluation.remedies):
+        fit = studied(*LARGE, *remedy.overrides, room=room).fits[remedy in evaluation.remedies]
+        assert (fit.fits, fit.estimate.total) == (True, remedy.total)
+
+
+def test_nothing_helps() -> None:
+    found = studied("train.batch_size=4096", room=1)
+    assert found.fits[0].remedies == ()
+
+
+def test_close_is_said_to_be_close() -> None:
+    needed = studied().fits[0].estimate.total
+    assert studied(room=needed - 1).fits[0].verdict == "does not fit"
+    close = studied(room=needed).fits[0].verdict
+    assert close == "fits, by less than the estimate's error of 15%"
+    assert studied(room=int(needed * 1.16)).fits[0].verdict == "fits"
+
+
+def test_auto_finds_the_largest_that_fits() -> None:
+    whole = studied("train.batch_size=4096")
+    room = whole.fits[0].estimate.total // 3
+    found = studied("train.batch_size=4096", "train.micro_batch=auto", room=room)
+    assert found.loads["training"].batch == 1024
+    assert found.fits[0].fits
+    assert "train.micro_batch=auto would begin near 1024" in found.why
+    twice = replace(found.loads["training"], batch=2048)
+    assert estimate_training(found.shape, twice).total > room
+
+
+def test_prepared_data_give_the_tokens_and_the_pictures(runs: Path) -> None:
+    result = pipeline.doctor(runs, recipe="shapes", overrides=["name=small"])
+    assert "no data prepared" in " ".join(result.notes)  # other data than the run's own
+    own = ["name=small", "data.tasks=recognition,location,count",
+           "data.train_per_task=48", "data.val_per_task=8", "data.test_per_task=24"]  # fmt: skip
+    result = pipeline.doctor(runs, recipe="shapes", overrides=own)
+    assert "no data prepared" not in " ".join(result.notes)
+    told = result.data["recipe"]["training"]
+    assert 9 + 8 < told["tokens"] < 9 + 64
+    assert told["parts"]["kept picture features"] < FEATURES_KEPT
+
+
+def test_a_picture_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit_module, "image_tokens", lambda config: None)
+    found = studied()
+    assert found.loads["training"].image_tokens == ASSUMED_IMAGE_TOKENS
+    assert found.loads["training"].kept_features == 0
+    assert "image tokens depend on the picture; assumed 576" in found.why
+
+
+def test_a_base_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ClmoeError, match="nobody/nothing is not on this machine") as caught:
+        pipeline.doctor(tmp_path, recipe="shapes", overrides=["base.model=nobody/nothing"])
+    assert caught.value.hint == "hf download nobody/nothing"
+
+
+def test_an_unknown_recipe(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        pipeline.doctor(tmp_path, recipe="no-such-recipe", overrides=[])
+
+
+def test_importing_it_is_light() -> None:
+    code = "import sys, clmoe.stages.doctor; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
