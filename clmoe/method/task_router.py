@@ -118,6 +118,17 @@ class TaskRouterAccumulator:
         self._samples[router] = self._samples.get(router, 0) + len(means)
         self._tokens[router] = self._tokens.get(router, 0) + int(counts.sum())
 
+    @classmethod
+    def of_all(cls, parts: Sequence[TaskRouterAccumulator]) -> TaskRouterAccumulator:
+        """The accumulator of everything that was added to its parts, in different processes."""
+        whole = cls()
+        for part in parts:
+            for router, total in part._sums.items():
+                whole._sums[router] = whole._sums.get(router, torch.zeros_like(total)) + total
+                whole._samples[router] = whole._samples.get(router, 0) + part._samples[router]
+                whole._tokens[router] = whole._tokens.get(router, 0) + part._tokens[router]
+        return whole
+
     @property
     def samples(self) -> int:
         """How many samples every router has seen."""

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from clmoe.recipe.keys import stage_keys
+from clmoe.recipe.keys import keys, stage_keys
 from clmoe.recipe.schema import Recipe
 
 SHORT = 12
@@ -35,6 +35,6 @@ def short(digest: str) -> str:
 
 
 def recipe_part(recipe: Recipe, *, stage: str) -> dict[str, Any]:
-    """The values of the keys that declare `stage`, as JSON holds them."""
+    """The values of the keys that declare `stage`, as JSON holds them; none that is neutral."""
     flat = recipe.flat()
-    return {key: flat[key] for key in stage_keys(stage)}
+    return {key: flat[key] for key in stage_keys(stage) if flat[key] != keys()[key].neutral}

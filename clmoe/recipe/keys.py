@@ -12,7 +12,17 @@ from clmoe.recipe.schema import SECTIONS, STAGES, Recipe, Section
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What the schema says about one dotted key."""
+    """What the schema says about one dotted key.
+
+    Attributes:
+        name: Its dotted name.
+        type: Its type, in words.
+        default: Its default.
+        help: What it does.
+        symbol: The paper's symbol, or None.
+        stages: The stages whose results it changes.
+        neutral: The value at which it is in no fingerprint; ``...`` where there is none.
+    """
 
     name: str
     type: str
@@ -20,6 +30,7 @@ class Key:
     help: str
     symbol: str | None
     stages: tuple[str, ...]
+    neutral: Any = ...
 
 
 @lru_cache(maxsize=1)
@@ -54,6 +65,7 @@ def _describe(dotted: str, model: type[Section], field: str) -> Key:
         help=info.description or "",
         symbol=symbol,
         stages=tuple(str(stage) for stage in stages),
+        neutral=extra.get("neutral", ...),
     )
 
 

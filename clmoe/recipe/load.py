@@ -172,7 +172,7 @@ def _validate(values: dict[str, Any], *, problems: list[str], label: str) -> Rec
 def _describe(detail: ErrorDetails) -> str:
     """One line for one of pydantic's errors."""
     where = detail["loc"]
-    if where and where[0] in SECTIONS and len(where) == 1:
+    if not where or (where[0] in SECTIONS and len(where) == 1):
         return detail["msg"]
     key = ".".join(str(part) for part in where[:2] if isinstance(part, str))
     value = detail["input"]

@@ -23,6 +23,11 @@ class Preset:
 
 _ONE_LORA: dict[str, Any] = {"adapter.experts": 1, "merge.rule": "none", "eval.beta": 1.0}
 
+
+def _strategy(kind: str) -> dict[str, Any]:
+    return {**_ONE_LORA, "strategy.kind": kind}
+
+
 PRESETS: dict[str, Preset] = {
     "clmoe": Preset("momentum mixture of experts, instance and task routers (the full method)"),
     "vanilla": Preset("one LoRA tuned on task after task", _ONE_LORA),
@@ -36,5 +41,20 @@ PRESETS: dict[str, Preset] = {
         "one LoRA with uniform momentum (Eq 10 with one expert)",
         {"adapter.experts": 1, "route.top_k": 1, "eval.beta": 1.0},
     ),
+    "moelora": Preset(
+        "dense mixture tuned on task after task (what the released code does in effect)",
+        {"merge.rule": "none", "eval.beta": 1.0},
+    ),
+    "pertask": Preset(
+        "one LoRA a task, chosen by the task index (the strong simple baseline)",
+        {**_ONE_LORA, "protocol.per_task": True},
+    ),
+    "ewc": Preset("one LoRA, important weights held by a Fisher penalty", _strategy("ewc")),
+    "mas": Preset("one LoRA, important weights held by MAS's penalty", _strategy("mas")),
+    "er": Preset("one LoRA, examples of earlier tasks replayed", _strategy("er")),
+    "der": Preset("one LoRA, replayed examples keep their old logits", _strategy("der")),
+    "derpp": Preset("der, and the replayed examples' answers", _strategy("derpp")),
+    "vs": Preset("one LoRA, replay and backward-consistent features", _strategy("vs")),
+    "vqacl": Preset("one LoRA, replay and prototypes as inputs", _strategy("vqacl")),
 }
 assert tuple(PRESETS) == METHOD_NAMES

@@ -8,69 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
-STAGES = ("prepare", "train", "route", "merge", "index", "eval", "report")
-MethodName = Literal["clmoe", "vanilla", "multitask", "mmoe", "rmoe", "ema"]
+from clmoe.recipe.fields import STAGES, Names, Order, Section, Split, Splits, Targets
+from clmoe.recipe.fields import key as _key
+
+__all__ = ["METHOD_NAMES", "SECTIONS", "STAGES", "Recipe", "Section"]
+
+MethodName = Literal[
+    "clmoe", "vanilla", "multitask", "mmoe", "rmoe", "ema", "moelora", "pertask",
+    "ewc", "mas", "er", "der", "derpp", "vs", "vqacl",
+]  # fmt: skip
 METHOD_NAMES: tuple[str, ...] = get_args(MethodName)
-Split = Literal["train", "val", "test"]
-
-
-def _key(default: Any, help_: str, *stages: str, symbol: str | None = None, **limits: Any) -> Any:
-    assert set(stages) <= set(STAGES)
-    extra: dict[str, Any] = {"stages": list(stages), "symbol": symbol}
-    return Field(default, description=help_, json_schema_extra=extra, **limits)
-
-
-def _split_commas(value: object) -> object:
-    """A comma-separated string becomes a list, so that KEY=a,b works on a command line."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
-def _or_commas(*words: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: value if value in words else _split_commas(value))
-
-
-def _not_empty_not_twice(value: tuple[str, ...] | str | None) -> tuple[str, ...] | str | None:
-    if isinstance(value, tuple):
-        if not value:
-            raise PydanticCustomError("empty", "the list is empty")
-        twice = sorted({name for name in value if value.count(name) > 1})
-        if twice:
-            raise PydanticCustomError("twice", "named twice: {names}", {"names": ", ".join(twice)})
-    return value
-
-
-_Checked = AfterValidator(_not_empty_not_twice)
-Names = Annotated[tuple[str, ...] | None, BeforeValidator(_split_commas), _Checked]
-Splits = Annotated[tuple[Split, ...] | None, BeforeValidator(_split_commas), _Checked]
-Order = Annotated[
-    Literal["forward", "reverse"] | tuple[str, ...], _or_commas("forward", "reverse"), _Checked
-]
-Targets = Annotated[
-    Literal["ffn", "all-linear"] | tuple[str, ...], _or_commas("ffn", "all-linear"), _Checked
-]
-
-
-class Section(BaseModel):
-    """A part of a recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True
-    )
 
 
 class Data(Section):
@@ -96,6 +48,12 @@ class Data(Section):
     )
     balance_answers: bool = _key(False, "equally many questions of each answer", "prepare")
     suffix: str | None = _key(None, "instruction after a question; null: the source's", "prepare")
+    suffixes: dict[str, str] = _key(
+        {},
+        "another instruction after a task's questions; needs protocol.task_known",
+        "prepare",
+        neutral={},
+    )
     check_images: bool = _key(True, "open every image while preparing", "prepare")
     keep_going: bool = _key(False, "write bad questions to rejected.jsonl and go on", "prepare")
     question_types: Path | None = _key(None, "file with another question-type map", "prepare")
@@ -125,7 +83,16 @@ class Base(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = _key(
         "auto", "auto: bfloat16 on CUDA, else float32", "train", "route", "index", "eval"
     )
-    prompt: Literal["auto", "short", "vicuna_v1", "chat"] = _key(
+    quantization: Literal["none", "nf4"] = _key(
+        "none",
+        "nf4: the decoder's linears in 4 bits",
+        "train",
+        "route",
+        "index",
+        "eval",
+        neutral="none",
+    )
+    prompt: Literal["auto", "short", "vicuna_v1", "chat", "paligemma"] = _key(
         "auto", "prompt template; auto: by model", "train", "route", "index", "eval"
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = _key(
@@ -141,6 +108,19 @@ class Protocol(Section):
 
     order: Order = _key("forward", "forward, reverse, or every task by name", "train")
     joint: bool = _key(False, "all tasks at once: an upper bound", "train")
+    per_task: bool = _key(
+        False,
+        "one adapter a task, each from the base; the task index chooses",
+        "train",
+        "eval",
+        neutral=False,
+    )
+    task_known: bool = _key(
+        False,
+        "questions may show their task (data.suffixes); every table says so",
+        "report",
+        neutral=False,
+    )
 
 
 class Adapter(Section):
@@ -188,9 +168,41 @@ class Train(Section):
     weight_decay: float = _key(0.0, "AdamW's weight decay", "train", ge=0)
     clip: float = _key(1.0, "largest norm of the gradient; 0: no clipping", "train", ge=0)
     seed: int = _key(0, "seed of initial weights, order of samples and dropout", "train", ge=0)
-    micro_batch: PositiveInt | None = _key(None, "samples at a time; null: batch_size")
+    group_by_length: bool = _key(
+        True, "batches of similar length, the longest first", "train", neutral=False
+    )
+    micro_batch: PositiveInt | Literal["auto"] | None = _key(
+        None, "samples at a time in a process; null: its share of a batch; auto: what fits"
+    )
     checkpoint_every: int = _key(200, "steps between checkpoints; 0: none", ge=0)
     gradient_checkpointing: bool = _key(False, "recompute activations to save memory")
+
+
+class Strategy(Section):
+    """What a continual-learning method adds to tuning task after task (`clmoe.baselines`)."""
+
+    kind: Literal["none", "ewc", "mas", "er", "der", "derpp", "vs", "vqacl"] = _key(
+        "none", "penalty (ewc, mas), replay (er, der, derpp), features (vs), prototypes", "train"
+    )
+    strength: float = _key(
+        1.0, "lambda of ewc and mas: weight of the penalty", "train", symbol="lambda", ge=0
+    )
+    decay: float = _key(1.0, "ewc, mas: how much of old importances stays", "train", ge=0, le=1)
+    samples: PositiveInt = _key(200, "ewc, mas: examples that importances are from", "train")
+    memory: PositiveInt = _key(5000, "examples of earlier tasks to keep, in all", "train")
+    policy: Literal["equal", "reservoir"] = _key(
+        "equal", "which examples to keep: equal shares of tasks, or a reservoir", "train"
+    )
+    alpha: float = _key(1.0, "der: weight of logits; vs: of the triplet term", "train", ge=0)
+    beta: float = _key(1.0, "derpp: weight of memory's answers; vs: of centres", "train", ge=0)
+    margin: float = _key(0.1, "vs: margin of the triplet term", "train", ge=0)
+    top_logits: PositiveInt = _key(64, "der: logits stored for each answer token", "train")
+    question_momentum: float = _key(
+        0.5, "vqacl: how much of a question prototype stays", "train", ge=0, lt=1
+    )
+    picture_momentum: float = _key(
+        0.3, "vqacl: how much of a picture prototype stays", "train", ge=0, lt=1
+    )
 
 
 class Route(Section):
@@ -248,6 +260,16 @@ class Index(Section):
         0.1, "shrinkage of lda's covariance, when tasks are told apart", "eval", ge=0, le=1
     )
     seed: int = _key(0, "seed of kmeans", "index", ge=0)
+    soft: float = _key(
+        0.0,
+        "temperature of mixing the nearest tasks' weights; 0: the nearest alone",
+        "eval",
+        ge=0,
+        neutral=0.0,
+    )
+    noise: float = _key(
+        0.0, "share of task ids replaced at random", "eval", ge=0, le=1, neutral=0.0
+    )
 
 
 class Eval(Section):
@@ -260,6 +282,10 @@ class Eval(Section):
     max_new_tokens: PositiveInt = _key(10, "longest answer", "eval")
     oracle_task: bool = _key(False, "use the true task in place of the index", "eval", "report")
     batch_size: PositiveInt = _key(128, "questions at a time")
+    seed: int = _key(0, "seed of index.noise", "eval", ge=0, neutral=0)
+    rows: Literal["all", "last"] = _key(
+        "all", "rows of the matrix that `run` fills; last: AP alone, for choosing settings"
+    )
 
 
 class Report(Section):
@@ -294,6 +320,7 @@ class Recipe(Section):
     protocol: Protocol = Protocol()
     adapter: Adapter = Adapter()
     train: Train = Train()
+    strategy: Strategy = Strategy()
     route: Route = Route()
     merge: Merge = Merge()
     index: Index = Index()
@@ -301,6 +328,16 @@ class Recipe(Section):
     report: Report = Report()
     runtime: Runtime = Runtime()
     method: Method = Method()
+
+    @model_validator(mode="after")
+    def _tasks_shown_only_where_known(self) -> Recipe:
+        if self.data.suffixes and not self.protocol.task_known:
+            raise PydanticCustomError(
+                "suffixes",
+                "data.suffixes shows the task of a question to the model, which no method may "
+                "know: leave it out, or set protocol.task_known=true, which marks every table",
+            )
+        return self
 
     def get(self, key: str) -> Any:
         """The value of a dotted key, as JSON would hold it (tuples as lists, paths as text).
@@ -316,7 +353,7 @@ class Recipe(Section):
 
 
 def flatten(nested: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys of a nested mapping of sections; `data.columns` stays one value."""
+    """Dotted keys of a nested mapping of sections; `data.columns` and the like stay one value."""
     flat: dict[str, Any] = {}
     for name, value in nested.items():
         if name in SECTIONS and isinstance(value, Mapping):

@@ -84,6 +84,16 @@ class Plan:
         return self.recipe.merge.rule == "roles" and not self.recipe.protocol.joint
 
     @property
+    def per_task(self) -> bool:
+        """Whether every task has an adapter of its own, which the task index chooses."""
+        return self.recipe.protocol.per_task and not self.recipe.protocol.joint
+
+    @property
+    def indexes(self) -> bool:
+        """Whether answering needs the task index: for the task router, or to choose an adapter."""
+        return self.soft_gates or self.per_task
+
+    @property
     def soft_gates(self) -> bool:
         """Whether answering mixes in the task router (Eq 9): beta < 1 and there are gates."""
         recipe = self.recipe
@@ -97,12 +107,13 @@ class Plan:
 
     def nodes(self) -> list[Node]:
         """Every node, in an order in which each comes after what it reads."""
-        found = [Node("prepare"), *self.row(0)]
+        last, every = len(self.tasks), self.recipe.eval.rows == "all"
+        found = [Node("prepare"), *(self.row(0) if every else [])]
         if self.recipe.protocol.joint:
-            found += [self.train(0), *self.row(len(self.tasks))]
+            found += [self.train(0), *self.row(last)]
         else:
-            for t in range(1, len(self.tasks) + 1):
-                found += [*self.learning(t), *self.row(t)]
+            for t in range(1, last + 1):
+                found += [*self.learning(t), *(self.row(t) if every or t == last else [])]
         return [*found, Node("report")]
 
     def learning(self, t: int) -> list[Node]:
@@ -112,7 +123,7 @@ class Plan:
             found.append(self._of_task("route", t))
         if self.merges:
             found.append(self._of_task("merge", t))
-        if self.soft_gates:
+        if self.indexes:
             found.append(self._of_task("index", t))
         return found
 
@@ -182,7 +193,10 @@ class Plan:
             return [self._data(task, "train") for task in self.tasks]
         assert node.task is not None
         if node.stage == "train":
-            return [self._data(node.task, "train"), *self._theta(t - 1, "start")]
+            before = [] if self.per_task else self._theta(t - 1, "start")
+            if before and self.recipe.strategy.kind != "none":
+                before.append(Read(self.train(t - 1), "strategy", "strategy"))
+            return [self._data(node.task, "train"), *before]
         if node.stage == "route":
             return [
                 self._data(node.task, "train"),
@@ -194,11 +208,17 @@ class Plan:
             own = Read(self._of_task("train", t), "adapter", "adapter")
             return [own, *self._theta(t - 1, "previous"), *self._each("route", "router", t)]
         assert node.stage == "eval"
-        reads = [self._data(node.task, self.recipe.eval.split), *self._theta(t, "adapter")]
+        reads = [self._data(node.task, self.recipe.eval.split)]
+        if self.per_task:
+            reads += self._each("train", "adapter", t)
+        else:
+            reads += self._theta(t, "adapter")
+        if t and self.recipe.strategy.kind == "vqacl":
+            reads.append(Read(self.train(0 if node.after == ALL_TASKS else t), "strategy", "shown"))
         if self.soft_gates:
             reads += self._each("route", "router", t)
-            if self._uses_index(node):
-                reads += self._each("index", "index", t)
+        if self.indexes and self._uses_index(node):
+            reads += self._each("index", "index", t)
         return reads
 
     def reads_base(self, node: Node) -> bool:
@@ -208,20 +228,28 @@ class Plan:
     def part(self, node: Node) -> dict[str, Any]:
         """The values of the recipe that this node's result depends on.
 
-        It is what the stage's keys declare, with three refinements: the order of tasks counts up
-        to the node's own; the first task has nothing to merge (theta_1 = phi_1), whatever gamma
-        is; a row of the matrix depends on gates only where it has them.
+        It is what the stage's keys declare, with some refinements: the order of tasks counts up
+        to the node's own (one adapter a task knows its own task alone); without a method's kind its
+        other keys mean nothing; the first task has nothing to merge (theta_1 = phi_1), whatever
+        gamma is; a row of the matrix depends on gates only where it has them.
         """
         part = recipe_part(self.recipe, stage=node.stage)
         if node.stage == "train":
-            part["protocol.order"] = list(self.learned(node))
+            own = (str(node.task),) if self.per_task else self.learned(node)
+            part["protocol.order"] = list(own)
+            if self.recipe.strategy.kind == "none":
+                part = {key: v for key, v in part.items() if not key.startswith("strategy.")}
         if node.stage == "merge" and node.position == 1:
             part = {"merge.rule": part["merge.rule"]}
         if node.stage == "eval":
             if node.position == 0:
                 part = {key: value for key, value in part.items() if key not in _GATE_KEYS}
-            if not self.soft_gates or not self._uses_index(node):
-                del part["index.shrinkage"]
+            if not self.indexes or not self._uses_index(node):
+                part = {key: v for key, v in part.items() if not key.startswith("index.")}
+            if "index.noise" not in part:
+                part.pop("eval.seed", None)
+            if node.position == 0:
+                part.pop("protocol.per_task", None)
         return part
 
     def _uses_index(self, node: Node) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from clmoe.errors import UsageError
 from clmoe.events import Event, Note, subscribe
 from clmoe.recipe import PRESETS, Recipe, load_recipe, resolve_text
-from clmoe.recipe.schema import Merge
+from clmoe.recipe.schema import METHOD_NAMES, Merge
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -52,9 +52,25 @@ eval: 3
         "share and 1 - gamma of task-specific ones, so at 0.5 or less the shared experts move at "
         "least as much as the specific ones (merge.allow_any_gamma=true accepts it)",
         "eval.beta: must be less than or equal to 1 (it is 2)",
-        "method.name: 'vanila' is not one of clmoe, vanilla, multitask, mmoe, rmoe, ema; "
-        "did you mean 'vanilla'?",
+        f"method.name: 'vanila' is not one of {', '.join(METHOD_NAMES)}; did you mean 'vanilla'?",
     ]
+
+
+def test_a_suffix_that_shows_the_task_needs_permission() -> None:
+    text = "data: {suffixes: {count: A number.}}"
+    assert problems(text) == [
+        "data.suffixes shows the task of a question to the model, which no method may know: "
+        "leave it out, or set protocol.task_known=true, which marks every table"
+    ]
+    allowed = resolve_text(text, origin="x", overrides=["protocol.task_known=true"])
+    assert allowed.recipe.data.suffixes == {"count": "A number."}
+
+
+@pytest.mark.parametrize(("value", "kept"), [("auto", "auto"), ("4", 4), ("null", None)])
+def test_a_micro_batch_is_a_number_or_auto(value: str, kept: object) -> None:
+    resolved = resolve_text("", origin="x", overrides=[f"train.micro_batch={value}"])
+    assert resolved.recipe.train.micro_batch == kept
+    assert "train.micro_batch: 'many' is not one of auto" in problems("", "train.micro_batch=many")
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.0, 1.01, -1])
@@ -112,7 +128,7 @@ def test_every_method_is_a_valid_recipe(method: str) -> None:
         recipe = load_recipe("shapes", overrides=[f"method.name={method}"]).recipe
     assert recipe.method.name == method
     assert recipe.protocol.joint == (method == "multitask")
-    assert (recipe.adapter.experts == 1) == (method in ("vanilla", "multitask", "ema"))
+    assert (recipe.adapter.experts == 1) == (method not in ("clmoe", "mmoe", "rmoe", "moelora"))
     assert events == []
 
 

@@ -34,6 +34,7 @@ OTHER = {
     "base.model": "llava-hf/llava-1.5-7b-hf",
     "base.revision": "main",
     "base.dtype": "bfloat16",
+    "base.quantization": "nf4",
     "base.prompt": "short",
     "base.attention": "eager",
     "base.projector": "trained",
@@ -56,6 +57,7 @@ OTHER = {
     "train.micro_batch": 4,
     "train.checkpoint_every": 10,
     "train.gradient_checkpointing": "true",
+    "train.group_by_length": "false",
     "route.top_k": 3,
     "route.scope": "global",
     "route.tokens": "all",
@@ -73,15 +75,37 @@ OTHER = {
     "eval.max_new_tokens": 20,
     "eval.oracle_task": "true",
     "eval.batch_size": 8,
+    "index.soft": 0.1,
+    "index.noise": 0.1,
+    "protocol.task_known": "true",
     "report.scorer": "vqa",
     "report.seed": 1,
     "report.resamples": 100,
     "runtime.device": "cpu",
     "runtime.threads": 1,
 }
-CHANGES_THE_GRAPH = {"protocol.order", "protocol.joint", "merge.rule"}
+# What these change depends on another key, which is given with them.
+TOGETHER = {
+    "data.suffixes": ("{color: A color.}", "protocol.task_known=true"),
+    "eval.seed": (1, "index.noise=0.1"),
+    "strategy.strength": (2, "strategy.kind=ewc"),
+    "strategy.decay": (0.5, "strategy.kind=ewc"),
+    "strategy.samples": (3, "strategy.kind=ewc"),
+    "strategy.memory": (30, "strategy.kind=er"),
+    "strategy.policy": ("reservoir", "strategy.kind=er"),
+    "strategy.alpha": (2, "strategy.kind=der"),
+    "strategy.beta": (2, "strategy.kind=derpp"),
+    "strategy.margin": (0.2, "strategy.kind=vs"),
+    "strategy.top_logits": (10, "strategy.kind=der"),
+    "strategy.question_momentum": (0.1, "strategy.kind=vqacl"),
+    "strategy.picture_momentum": (0.1, "strategy.kind=vqacl"),
+}
+CHANGES_THE_GRAPH = {
+    "protocol.order", "protocol.joint", "protocol.per_task", "merge.rule", "strategy.kind",
+    "eval.rows",
+}  # fmt: skip
 CHANGES_OTHER_KEYS = {"method.name"}
-NOT_IN_ROW_0 = {"eval.beta", "eval.oracle_task", "index.shrinkage"}
+NOT_IN_ROW_0 = {"eval.beta", "eval.oracle_task", "index.shrinkage", "index.soft", "index.noise"}
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +130,22 @@ def declares(node: Node, key: str) -> bool:
 
 
 def test_the_table_has_every_key() -> None:
-    assert set(OTHER) | CHANGES_THE_GRAPH | CHANGES_OTHER_KEYS == set(keys())
+    tables = set(OTHER) | set(TOGETHER) | CHANGES_THE_GRAPH | CHANGES_OTHER_KEYS
+    assert tables == set(keys())
+
+
+@pytest.mark.parametrize("key", TOGETHER)
+def test_a_key_counts_where_its_other_key_does(finished: Run, key: str) -> None:
+    value, other = TOGETHER[key]
+    setting = f"{key}={value}"
+    without, with_ = changed(finished, other), changed(finished, other, setting)
+    [stage] = keys()[key].stages
+    if key != "data.suffixes":  # which is refused without the other key
+        assert all(state.status == "fresh" for state in changed(finished, setting).states())
+    nodes = [node for node in with_.nodes() if node.stage == stage and node.position != 0]
+    assert nodes
+    for node in nodes:
+        assert with_.plan.part(node) != without.plan.part(node), node.label
 
 
 @pytest.mark.parametrize("key", OTHER)

@@ -1,0 +1,1 @@
+"""Continual-learning methods beside the mixture: penalties, replay, distillation, prototypes."""
