@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,8 +12,14 @@ from typing import Annotated
 import typer
 
 from clmoe_cli.commands import (
+    audit,
+    bench,
     clean,
+    compare,
+    doctor,
     evaluate,
+    export,
+    import_,
     index,
     merge,
     prepare,
@@ -21,6 +28,7 @@ from clmoe_cli.commands import (
     route,
     run,
     status,
+    study,
     train,
     use,
 )
@@ -29,6 +37,8 @@ from clmoe_cli.options import DEFAULT_RUNS, RUNS_VARIABLE, examples
 WHOLE = "The whole sequence"
 STEPS = "Its steps, in order"
 RUNS = "Runs and recipes"
+ADAPTERS = "Adapters"
+MACHINE = "This machine"
 
 app = typer.Typer(
     name="clmoe",
@@ -40,6 +50,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run", rich_help_panel=WHOLE, epilog=run.EXAMPLES)(run.run)
+app.command("study", rich_help_panel=WHOLE, epilog=study.EXAMPLES)(study.study)
 app.command("prepare", rich_help_panel=STEPS, epilog=prepare.EXAMPLES)(prepare.prepare)
 app.command("train", rich_help_panel=STEPS, epilog=train.EXAMPLES)(train.train)
 app.command("route", rich_help_panel=STEPS, epilog=route.EXAMPLES)(route.route)
@@ -47,10 +58,16 @@ app.command("merge", rich_help_panel=STEPS, epilog=merge.EXAMPLES)(merge.merge)
 app.command("index", rich_help_panel=STEPS, epilog=index.EXAMPLES)(index.index)
 app.command("eval", rich_help_panel=STEPS, epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("report", rich_help_panel=STEPS, epilog=report.EXAMPLES)(report.report)
+app.command("compare", rich_help_panel=RUNS, epilog=compare.EXAMPLES)(compare.compare)
 app.command("status", rich_help_panel=RUNS, epilog=status.EXAMPLES)(status.status)
 app.command("use", rich_help_panel=RUNS, epilog=use.EXAMPLES)(use.use)
 app.command("clean", rich_help_panel=RUNS, epilog=clean.EXAMPLES)(clean.clean)
 app.add_typer(recipes.app, name="recipes", rich_help_panel=RUNS)
+app.command("export", rich_help_panel=ADAPTERS, epilog=export.EXAMPLES)(export.export)
+app.command("import", rich_help_panel=ADAPTERS, epilog=import_.EXAMPLES)(import_.import_)
+app.command("audit", rich_help_panel=ADAPTERS, epilog=audit.EXAMPLES)(audit.audit)
+app.command("doctor", rich_help_panel=MACHINE, epilog=doctor.EXAMPLES)(doctor.doctor)
+app.add_typer(bench.app, name="bench", rich_help_panel=MACHINE)
 
 
 def _print_version(asked: bool) -> None:
@@ -90,13 +107,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         5 out of memory, 130 interrupted.
     """
     from clmoe_cli import console
-    from clmoe_cli.failures import INTERRUPTED, describe, noticing_interrupts
+    from clmoe_cli.failures import INTERRUPTED, describe, hand_over, noticing_interrupts
+    from clmoe_cli.present import COMMAND_LINE
 
     words = list(sys.argv[1:] if arguments is None else arguments)
+    COMMAND_LINE.set(words)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # It warns, whenever PEFT imports it on some CPUs, about a kernel that is never used.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     error: BaseException
     with noticing_interrupts() as interrupts:
         try:
@@ -108,6 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             error = KeyboardInterrupt() if interrupts.happened else raised
     failure = describe(error)
     if not failure.message:  # a bare `clmoe`: its help has been printed instead
+        return failure.exit_code
+    if hand_over(failure, error):
         return failure.exit_code
     console.show_failure(failure, error, as_json="--json" in words)
     return failure.exit_code

@@ -83,6 +83,7 @@ class TestWheel:
             "clmoe/runs/__init__.py",
             "clmoe/assets/tiny_llava/model.safetensors",
             "clmoe/data/question_types.json",
+            "clmoe/reporting/paper_tables.json",
         ],
     )
     def test_files_that_are_easily_left_out(self, wheel: zipfile.ZipFile, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from clmoe.recipe.keys import keys
-from clmoe.recipe.schema import Recipe
+from clmoe.recipe.schema import METHOD_NAMES, SECTIONS, Recipe
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +70,18 @@ def test_commands_of_the_table_exist(readme: str) -> None:
     table = readme.split("| command | what it does |")[1].split("\n\n")[0]
     named = re.findall(r"`(\w+)`", table)
     assert sorted(named) == sorted(
-        "prepare train route merge index eval report run status use clean recipes".split()
+        "prepare train route merge index eval report run study compare export import audit "
+        "doctor bench status use clean recipes".split()
     )
 
 
+def test_the_methods_of_the_table_are_all_there_are(readme: str) -> None:
+    table = readme.split("| method | what it does |")[1].split("\n\n")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`(\w+)`", " ".join(first))) == sorted(METHOD_NAMES)
+
+
 def test_keys_that_the_readme_mentions_exist(readme: str) -> None:
-    sections = "data|base|adapter|train|route|merge|index|eval|report|runtime|protocol|method"
+    sections = "|".join(SECTIONS)
     for key in re.findall(rf"\b((?:{sections})\.[a-z_]+)=", readme):
         assert key in keys(), key

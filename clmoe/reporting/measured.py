@@ -27,6 +27,7 @@ class Measured:
         undefined: Why a cell has no score, by its place ``row, task``; such cells are missing.
         identified: How the task index took the questions of the row; None where it was not used.
         oracle: Whether true task ids were used in place of the index.
+        task_known: Whether questions could show their task.
     """
 
     name: str
@@ -36,6 +37,12 @@ class Measured:
     undefined: Mapping[tuple[int, str], str] = field(default_factory=dict)
     identified: Identification | None = None
     oracle: bool = False
+    task_known: bool = False
+
+    @property
+    def title(self) -> str:
+        """How every table's title begins."""
+        return f"{self.name}, task given" if self.task_known else self.name
 
     @property
     def seen(self) -> tuple[str, ...]:
@@ -71,7 +78,7 @@ class Measured:
             if any(cell is not None for cell in cells):
                 name = "zero-shot" if row == 0 else self.matrix.row_name(row)
                 rows.append([name, *map(percent, cells)])
-        title = f"{self.name}: accuracy matrix, {self.scorer}, percent"
+        title = f"{self.title}: accuracy matrix, {self.scorer}, percent"
         return Table(title, ["learned", *self.matrix.tasks], rows)
 
     def row_table(self) -> Table:
@@ -89,7 +96,7 @@ class Measured:
                     self._identified(task),
                 ]
             )
-        title = f"{self.name}: accuracy {self.label}, {self.scorer}"
+        title = f"{self.title}: accuracy {self.label}, {self.scorer}"
         columns = ["task", "right/asked", "percent", "95 % interval", "zero-shot", "identified %"]
         return Table(title, columns, rows)
 
@@ -109,7 +116,7 @@ class Measured:
             formula = "percent of questions of learned tasks whose task Eq 8 finds"
             reason = told if share is None else formula
             rows.append(["identified", percent(share, digits=2), reason])
-        return Table(f"{self.name}: metrics {self.label}", ["metric", "value", "formula"], rows)
+        return Table(f"{self.title}: metrics {self.label}", ["metric", "value", "formula"], rows)
 
     def confusion_table(self, found: Identification) -> Table:
         """Which task the index took the questions of each task for, in numbers of questions."""
@@ -117,7 +124,7 @@ class Measured:
             [task, *map(str, counts)]
             for task, counts in zip(found.tasks, found.confusion, strict=True)
         ]
-        title = f"{self.name}: task identification {self.label}, questions"
+        title = f"{self.title}: task identification {self.label}, questions"
         return Table(title, ["taken for", *found.learned], rows)
 
     def data(self) -> dict[str, Any]:
@@ -145,6 +152,7 @@ class Measured:
             "after": self.after,
             "of": len(self.matrix.tasks),
             "oracle_task": self.oracle,
+            "task_known": self.task_known,
             "cells": cells,
             "undefined_cells": undefined,
             "metrics": {name: asdict(metric) for name, metric in self.metrics().items()},

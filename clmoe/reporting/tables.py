@@ -36,3 +36,8 @@ class Table:
 def percent(value: float | None, *, digits: int = 1) -> str:
     """A number rounded for display, or a dash."""
     return DASH if value is None else f"{value:.{digits}f}"
+
+
+def signed(value: float, *, digits: int = 1) -> str:
+    """A number with its sign."""
+    return f"{value:+.{digits}f}"

@@ -18,15 +18,17 @@ from torch import Tensor
 from clmoe.data.batches import Batch
 from clmoe.data.example import Example
 from clmoe.data.prepared import PreparedSource, read_examples, read_source
-from clmoe.data.prompts import Encoded, Prompter, find_template
-from clmoe.errors import ClmoeError
+from clmoe.data.prompts import Encoded, Prompter
+from clmoe.errors import ClmoeError, UsageError
 from clmoe.evaluation.features import question_features
+from clmoe.events import Note, emit
 from clmoe.model.adapter_file import load_adapter
 from clmoe.model.backbone import Backbone, load_backbone
 from clmoe.model.checkpointing import enable_checkpointing
 from clmoe.model.config import ClmoeConfig
-from clmoe.model.pictures import Pictures
+from clmoe.model.pictures import Pictures, make_prompter
 from clmoe.model.tuner import attach
+from clmoe.parallel.world import world
 from clmoe.runs.plan import Node
 from clmoe.runs.run import Run
 from clmoe.training.seeds import stream
@@ -48,15 +50,34 @@ class Context:
 
     @cached_property
     def device(self) -> torch.device:
-        """The device of the recipe, or the best one there is."""
-        if self.recipe.runtime.device != "auto":
-            return torch.device(self.recipe.runtime.device)
+        """The device of the recipe, or the best one there is; one each of several processes.
+
+        Raises:
+            UsageError: Several processes run on another kind of device than the recipe names.
+        """
+        wanted, given = self.recipe.runtime.device, world().device
+        if given is not None:
+            if wanted not in ("auto", given.type):
+                raise UsageError(
+                    f"runtime.device is {wanted}, but {world().size} processes run on {given.type}",
+                    hint="set runtime.device=auto, or ACCELERATE_USE_CPU=true for a CPU",
+                )
+            return given
+        if wanted != "auto":
+            return torch.device(wanted)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def used_device(self) -> str | None:
+        """The device, once a model was loaded onto it."""
+        return str(self.device) if "backbone" in self.__dict__ else None
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The frozen base model."""
-        return load_backbone(self.recipe.base, device=self.device)
+        """The frozen base model; says once why its dtype and attention kernel were chosen."""
+        loaded = load_backbone(self.recipe.base, device=self.device)
+        emit(Note(f"base {loaded.name} on {self.device}: {'; '.join(loaded.choices)}"))
+        return loaded
 
     def _config(self) -> ClmoeConfig:
         projector = self.backbone.projector
@@ -95,6 +116,12 @@ class Context:
         """Say that the model's adapter is no longer what was loaded last."""
         self._loaded = None
 
+    def release(self) -> None:
+        """Let go of the model: after a sharded training no process holds a whole one."""
+        self._model = self._loaded = None
+        for name in ("backbone", "prompter", "pictures"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def source(self) -> PreparedSource:
         """What prepare says of the data: image root, tasks, suffix."""
@@ -108,20 +135,9 @@ class Context:
     @cached_property
     def prompter(self) -> Prompter:
         """Renders and encodes conversations for this base."""
-        base = self.backbone
-        if base.image_tokens is None:
-            raise ClmoeError(
-                f"{base.name} has no fixed number of image tokens a picture",
-                hint="use a LLaVA-1.5-like base",
-            )
-        return Prompter(
-            tokenizer=base.tokenizer,
-            template=find_template(
-                base.prompt, tokenizer=base.tokenizer, image_token=base.image_token
-            ),
-            image_token=base.image_token,
-            image_tokens=base.image_tokens,
-            suffix=self.source.suffix,
+        source = self.source
+        return make_prompter(
+            self.backbone, suffix=source.suffix, suffixes=tuple(source.suffixes.values())
         )
 
     @cached_property
@@ -174,23 +190,33 @@ class Context:
             groups.setdefault(key, []).append(example)
         encoded = [
             self.prompter.encode(
-                [(e.question, e.answer) for e in group], name=f"question {group[0].question_id}"
+                [(e.question, e.answer) for e in group],
+                name=f"question {group[0].question_id}",
+                picture=self.pictures.text(group[0].image),
             )
             for group in groups.values()
         ]
         return encoded, [group[0] for group in groups.values()]
 
     def features(self, task: str, split: str) -> Tensor:
-        """F(x) of Eq 7 for every question of a task, [N, d]; computed once a process."""
+        """F(x) of Eq 7 for every question of a task, [N, d]; computed once, by all processes."""
         key = (task, split)
         if key not in self._features:
             questions = [self.prompter.text_only(e.question) for e in self.examples(task, split)]
-            with self.bare() as base:
-                self._features[key] = question_features(
-                    base,
-                    questions=questions,
-                    special=set(self.backbone.tokenizer.all_special_ids),
-                    kind=self.recipe.index.feature,
-                    batch_size=self.recipe.eval.batch_size,
-                )
+            mine = world().share(questions)
+            found = None
+            if mine:
+                with self.bare() as base:
+                    found = question_features(
+                        base,
+                        questions=mine,
+                        special=set(self.backbone.tokenizer.all_special_ids),
+                        kind=self.recipe.index.feature,
+                        batch_size=self.recipe.eval.batch_size,
+                    )
+            parts = [part for part in world().gather(found) if part is not None]
+            features = parts[0].new_empty(len(questions), parts[0].shape[1])
+            for rank, part in enumerate(parts):
+                features[rank :: world().size] = part
+            self._features[key] = features
         return self._features[key]

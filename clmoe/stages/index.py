@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clmoe.method.task_index import fit_task, save_task_index
+from clmoe.parallel.world import world
 from clmoe.runs.plan import Node
 from clmoe.stages.context import Context
 from clmoe.stages.stage import StageResult
@@ -14,6 +15,8 @@ def perform(context: Context, node: Node, folder: Path) -> StageResult:
     """Fit the index of one task on F(x) of its training questions."""
     task, settings = str(node.task), context.recipe.index
     features = context.features(task, "train")
+    if not world().leads:
+        return StageResult(outputs={})
     fitted = fit_task(
         features, task=task, kind=settings.kind, centers=settings.centers, seed=settings.seed
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from clmoe.errors import InputStageError
 from clmoe.events import Note, emit
 from clmoe.recipe.load import DEFAULT_RECIPE, load_recipe, shipped_recipes
+from clmoe.recipe.schema import Recipe
 from clmoe.runs.layout import Layout
 from clmoe.runs.plan import Node
 from clmoe.runs.run import Run
@@ -27,10 +28,12 @@ def create_run(
     name: str | None,
     keep_going: bool,
     keep: bool = True,
+    needs_base: bool = False,
 ) -> Run:
     """The run that a command names: reopened as it is, or made from (or given) a recipe.
 
-    With neither recipe nor source an existing run keeps its own recipe and overrides.
+    With neither recipe nor source an existing run keeps its own recipe and overrides. With
+    ``needs_base`` a base model that cannot be used is refused before anything is written.
     """
     changes = [*overrides]
     known = Layout(runs_dir.absolute()).run_names()
@@ -53,12 +56,25 @@ def create_run(
     label = name or resolved.recipe.name
     if not keep:
         return Run(runs_dir.absolute(), name=label, resolved=resolved)
+    if needs_base:
+        check_base_of(resolved.recipe)
     after = resolved.recipe.flat()
     before = Run.open(runs_dir, label).recipe.flat() if label in known else after
     for key, value in after.items():
         if before[key] != value:
             emit(Note(f"the recipe of the run {label} changed: {key} {before[key]} -> {value}"))
     return Run.create(runs_dir, resolved=resolved, name=label)
+
+
+def check_base_of(recipe: Recipe) -> None:
+    """Refuse a base model that is not there, is no vision-language model or has no processor.
+
+    Its weights stay unread; the built-in base needs no look.
+    """
+    if recipe.base.model != "tiny":
+        from clmoe.model.backbone import check_base
+
+        check_base(recipe.base)
 
 
 @contextmanager
@@ -75,7 +91,10 @@ def open_run(
     """
     opened = Run.open(runs_dir, run)
     with opened.lock():
-        refuse(opened.preview(overrides))
+        seen = opened.preview(overrides)
+        refuse(seen)
+        if seen.recipe.base != opened.recipe.base:
+            check_base_of(seen.recipe)
         notes = []
         if overrides:
             notes = [f"recipe changed: {change}" for change in opened.set_overrides(overrides)]

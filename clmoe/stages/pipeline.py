@@ -13,8 +13,13 @@ from clmoe.errors import InputStageError, UsageError
 from clmoe.events import Note, emit
 from clmoe.runs.plan import Node
 from clmoe.runs.run import Run
+from clmoe.stages.audit import audit
+from clmoe.stages.bench import bench_eval, bench_layer, bench_train
 from clmoe.stages.catalogue import recipes_explain, recipes_list, recipes_show
+from clmoe.stages.doctor import doctor
 from clmoe.stages.estimate import estimate_seconds
+from clmoe.stages.export import export_bundle
+from clmoe.stages.foreign import import_adapter
 from clmoe.stages.inspection import clean, show_plan, status, use
 from clmoe.stages.opening import create_run, open_run
 from clmoe.stages.refusals import refuse_other_merges, refuse_training
@@ -26,11 +31,13 @@ from clmoe.stages.sequence import (
     row_position,
     training_position,
 )
+from clmoe.stages.study import study
 
 __all__ = [
-    "Outcome", "Result", "Table", "clean", "evaluate", "index", "merge", "prepare",
-    "recipes_explain", "recipes_list", "recipes_show", "report", "route", "run", "status",
-    "train", "use",
+    "Outcome", "Result", "Table", "audit", "bench_eval", "bench_layer", "bench_train", "clean",
+    "compare", "doctor", "evaluate", "export_bundle",
+    "import_adapter", "index", "merge", "prepare", "recipes_explain", "recipes_list",
+    "recipes_show", "report", "route", "run", "status", "study", "train", "use",
 ]  # fmt: skip
 ASK_ABOVE_SECONDS = 300.0
 VQA_V2_COMMAND = "clmoe prepare --source vqa_v2 data.root=DIR"
@@ -172,18 +179,31 @@ def evaluate(
         )
 
 
-def report(runs_dir: Path, *, run: str | None, kind: str, overrides: Sequence[str]) -> Result:
-    """Write the matrix and its metrics as CSV, JSON and Markdown, and show them."""
-    from clmoe.stages.report import measure, write
+def report(
+    runs_dir: Path,
+    *,
+    run: str | None,
+    kind: str,
+    overrides: Sequence[str],
+    figures: bool = False,
+) -> Result:
+    """Write the matrix, its metrics and what happened inside; show them, with figures if asked."""
+    from clmoe.stages.report import present
 
     with open_run(runs_dir, run=run, overrides=overrides) as (context, notes):
         opened = context.run
-        measured = measure(opened)
-        outcome = write(opened, measured)
+        outcome, tables, data, told = present(opened, kind=kind, figures=figures)
         return _result(
-            "report", opened, (outcome,), [*notes, f"written to {opened.path / 'report'}"],
-            next_command(opened), tables=measured.tables(kind=kind), data=measured.data(),
+            "report", opened, (outcome,), [*notes, *told], next_command(opened),
+            tables=tables, data=data,
         )  # fmt: skip
+
+
+def compare(runs_dir: Path, **choices: Any) -> Result:
+    """Put runs or a study side by side; see `clmoe.stages.compare.compare`."""
+    from clmoe.stages.compare import compare as side_by_side
+
+    return side_by_side(runs_dir, **choices)
 
 
 def run(
@@ -198,7 +218,7 @@ def run(
     """Do the whole sequence, skipping what is up to date; with ``dry_run`` only say what."""
     opened = create_run(
         runs_dir, recipe=recipe, source=None, overrides=overrides, name=name,
-        keep_going=keep_going, keep=not dry_run,
+        keep_going=keep_going, keep=not dry_run, needs_base=not dry_run,
     )  # fmt: skip
     if dry_run:
         return show_plan(opened)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from clmoe.errors import InputStageError
 from clmoe.evaluation.samples import read_samples
@@ -10,23 +13,27 @@ from clmoe.events import StageFinished, emit
 from clmoe.method.identification import identification
 from clmoe.metrics.accuracy_matrix import AccuracyMatrix, Cell
 from clmoe.reporting.measured import Measured
+from clmoe.reporting.understanding import tables as inside_tables
 from clmoe.runs.manifest import Manifest
 from clmoe.runs.plan import Node
 from clmoe.runs.run import Run
-from clmoe.stages.result import Outcome
+from clmoe.stages.result import Outcome, Table
+from clmoe.stages.understanding import understand
 
 
-def measure(run: Run, *, after: int | None = None) -> Measured:
+def measure(run: Run, *, after: int | None = None, scorer: str | None = None) -> Measured:
     """Gather every fresh cell of the accuracy matrix.
 
     Args:
         run: The run.
         after: Only rows up to this one; None: all.
+        scorer: The scorer of the cells; None: the recipe's.
 
     Raises:
         InputStageError: There is no cell after any task.
     """
-    plan, scorer = run.plan, run.recipe.report.scorer
+    plan, scorer = run.plan, scorer or run.recipe.report.scorer
+    fresh = {state.node.label for state in run.states() if state.status == "fresh"}
     cells: dict[tuple[int, str], Cell] = {}
     undefined: dict[tuple[int, str], str] = {}
     found: dict[tuple[int, str], Manifest] = {}
@@ -35,7 +42,7 @@ def measure(run: Run, *, after: int | None = None) -> Measured:
     for row in rows:
         for task in plan.tasks:
             node = plan.cell(row, task)
-            if run.state(node).status != "fresh":
+            if node.label not in fresh:
                 continue
             found[row, task] = manifest = run.manifest(node)
             score = manifest.summary["scores"][scorer]
@@ -51,7 +58,7 @@ def measure(run: Run, *, after: int | None = None) -> Measured:
     oracle = run.recipe.eval.oracle_task
     seen = plan.tasks[:newest]
     identified = None
-    if plan.soft_gates and not oracle:
+    if plan.indexes and not oracle:
         samples = [
             sample
             for task in seen
@@ -71,21 +78,30 @@ def measure(run: Run, *, after: int | None = None) -> Measured:
         after=newest,
         undefined=undefined,
         identified=identified,
-        oracle=oracle and plan.soft_gates,
+        oracle=oracle and plan.indexes,
+        task_known=run.recipe.protocol.task_known,
     )
 
 
-def write(run: Run, measured: Measured) -> Outcome:
-    """Commit the report as CSV, JSON and Markdown."""
+def write(run: Run, measured: Measured, *, understood: Mapping[str, Any] | None = None) -> Outcome:
+    """Commit the report as CSV, JSON and Markdown.
+
+    Args:
+        run: The run.
+        measured: Its matrix and metrics.
+        understood: What `understand` says of it; None: it is asked when needed.
+    """
     node = Node("report")
     state = run.state(node)
     status = "skipped"
     if state.status != "fresh" and not run.adopt(node):
         workspace = run.begin(node)
+        inside = understand(run, measured) if understood is None else understood
         files = {
             "matrix": ("matrix.csv", measured.matrix_table().csv()),
             "metrics": ("metrics.csv", measured.metric_table().csv()),
             "report": ("report.json", json.dumps(measured.data(), indent=1) + "\n"),
+            "understanding": ("understanding.json", json.dumps(inside, indent=1) + "\n"),
             "markdown": ("report.md", measured.markdown()),
         }
         for name, text in files.values():
@@ -107,5 +123,50 @@ def write(run: Run, measured: Measured) -> Outcome:
         fingerprint=manifest.fingerprint,
         path=state.directory,
         summary={"counts": dict(manifest.counts)},
-        lines=(f"matrix.csv, metrics.csv, report.json and report.md in {run.path / 'report'}",),
+        lines=(f"{', '.join(_names(manifest))} in {run.path / 'report'}",),
     )
+
+
+def present(
+    run: Run, *, kind: str, figures: bool
+) -> tuple[Outcome, tuple[Table, ...], dict[str, Any], list[str]]:
+    """Commit the report and return what `clmoe report` shows: outcome, tables, data and notes.
+
+    What needs another run, the cost of misidentified tasks, is shown and not committed.
+
+    Args:
+        run: The run.
+        kind: ``ap-af``, ``all`` or ``none``: what to show of the tables.
+        figures: Also draw them, into the folder of the report.
+    """
+    measured = measure(run)
+    inside = understand(run, measured)
+    outcome = write(run, measured, understood=inside)
+    tables = measured.tables(kind=kind)
+    if kind == "all":
+        from clmoe.stages.oracle import oracle_tables
+
+        tables += (*inside_tables(inside), *oracle_tables(run, scorer=measured.scorer))
+    notes = [f"written to {run.path / 'report'}"]
+    drawn = draw(run, measured, understood=inside) if figures else ()
+    if drawn:
+        names = ", ".join(dict.fromkeys(path.stem for path in drawn))
+        notes.append(f"figures, as PNG and SVG: {names} in {drawn[0].parent}")
+    data = {**measured.data(), "understanding": inside, "figures": [str(path) for path in drawn]}
+    return outcome, tables, data, notes
+
+
+def draw(run: Run, measured: Measured, *, understood: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Draw the figures into the folder of the committed report; they are made from it alone."""
+    from clmoe.reporting.figures import run_figures, save
+
+    folder = run.path / "report" / "figures"
+    return tuple(
+        path
+        for name, figure in run_figures(measured, understood=understood).items()
+        for path in save(figure, folder=folder, name=name)
+    )
+
+
+def _names(manifest: Manifest) -> list[str]:
+    return [record.path for record in manifest.outputs.values()]

@@ -12,6 +12,7 @@ from clmoe.data.prompts import IGNORE
 from clmoe.events import Progress, emit
 from clmoe.method.task_router import TaskRouterAccumulator, build_task_router, save_task_router
 from clmoe.model.control import record_gates
+from clmoe.parallel.world import world
 from clmoe.runs.plan import Node
 from clmoe.stages.context import Context
 from clmoe.stages.stage import StageResult
@@ -35,20 +36,30 @@ def perform(context: Context, node: Node, folder: Path) -> StageResult:
     examples = context.examples(task, "train")
     if settings.tokens in ("answer", "all"):
         samples = [
-            context.prompter.encode([(e.question, e.answer)], name=f"question {e.question_id}")
+            context.prompter.encode(
+                [(e.question, e.answer)],
+                name=f"question {e.question_id}",
+                picture=context.pictures.text(e.image),
+            )
             for e in examples
         ]
     else:
-        samples = [context.prompter.prompt(e.question, name=e.question_id) for e in examples]
+        samples = [
+            context.prompter.prompt(
+                e.question, name=e.question_id, picture=context.pictures.text(e.image)
+            )
+            for e in examples
+        ]
     model = context.load(context.run.output(Node("train", task), "adapter"))
     inputs = context.inputs(examples)
     accumulator = TaskRouterAccumulator()
     inner = model.get_base_model().model
     pad = context.backbone.tokenizer.pad_token_id
     done = 0
-    for rows in by_length(
+    batches = by_length(
         [len(s.input_ids) for s in samples], batch_size=context.recipe.eval.batch_size
-    ):
+    )
+    for rows in world().share(list(batches)):
         batch = collate([samples[r] for r in rows], rows=rows, pad=pad, left=False)
         mask = selected_tokens(batch, tokens=settings.tokens)
         names = [examples[r].question_id for r in rows]
@@ -58,8 +69,11 @@ def perform(context: Context, node: Node, folder: Path) -> StageResult:
 
         with record_gates(model, add):
             inner(**inputs(batch), use_cache=False)
-        done += len(rows)
-        emit(Progress(label=f"route {task}", done=done, total=len(samples)))
+        done += len(rows) * world().size
+        emit(Progress(label=f"route {task}", done=min(done, len(samples)), total=len(samples)))
+    accumulator = TaskRouterAccumulator.of_all(world().gather(accumulator))
+    if not world().leads:
+        return StageResult(outputs={})
     router = build_task_router(
         accumulator, top_k=settings.top_k, scope=settings.scope, tokens=settings.tokens
     )

@@ -83,7 +83,9 @@ def between_trainings(plan: Plan, place: int, *, gates: bool) -> list[Node]:
     """
     wanted = {"merge", "route"} if plan.merges else set()
     if gates and plan.soft_gates:
-        wanted |= {"route", "index"}
+        wanted |= {"route"}
+    if gates and plan.indexes:
+        wanted |= {"index"}
     return [
         node
         for position in range(1, place + 1)

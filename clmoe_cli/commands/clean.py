@@ -26,7 +26,7 @@ def clean(
         call.show(call.call(lambda pipeline: pipeline.clean(call.runs, apply=True)))
         return
     call.show(found)
-    if not any(table.rows for table in found.tables):
+    if found is None or not any(table.rows for table in found.tables):
         return
     if yes or (not as_json and console.ask("Remove them?")):
         call.show(call.call(lambda pipeline: pipeline.clean(call.runs, apply=True)))

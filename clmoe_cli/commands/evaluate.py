@@ -10,6 +10,7 @@ import typer
 from clmoe_cli.options import (
     AsJson,
     Overrides,
+    Processes,
     ReportKind,
     RunName,
     RunsFolder,
@@ -59,13 +60,14 @@ def evaluate(
         ),
     ] = None,
     yes: Yes = False,
+    processes: Processes = None,
     run: RunName = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Evaluate the model on the test questions of the tasks seen so far."""
     changes = collect_overrides(overrides, shorthand={"eval.beta": beta}, takes_task=False)
-    call = session(context, runs=runs, run=run, as_json=as_json)
+    call = session(context, runs=runs, run=run, as_json=as_json, processes=processes)
     call.show(
         call.call(
             lambda pipeline: pipeline.evaluate(

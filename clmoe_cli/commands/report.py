@@ -17,7 +17,7 @@ from clmoe_cli.options import (
 )
 from clmoe_cli.present import session
 
-EXAMPLES = examples("clmoe report", "clmoe report --report ap-af report.scorer=vqa")
+EXAMPLES = examples("clmoe report --figures", "clmoe report --report ap-af report.scorer=vqa")
 
 
 def report(
@@ -26,17 +26,21 @@ def report(
     report_kind: Annotated[
         ReportKind, typer.Option("--report", help="What to print below the matrix.")
     ] = ReportKind.ALL,
+    figures: Annotated[
+        bool,
+        typer.Option("--figures", help="Also draw figures, as PNG and SVG, beside the report."),
+    ] = False,
     run: RunName = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the matrix and its metrics as CSV, JSON and Markdown, and print them."""
+    """Write the matrix, its metrics and what happened inside the run, and print them."""
     changes = collect_overrides(overrides)
     call = session(context, runs=runs, run=run, as_json=as_json)
     call.show(
         call.call(
             lambda pipeline: pipeline.report(
-                call.runs, run=run, kind=report_kind.value, overrides=changes
+                call.runs, run=run, kind=report_kind.value, overrides=changes, figures=figures
             )
         )
     )

@@ -9,6 +9,7 @@ import typer
 from clmoe_cli.options import (
     AsJson,
     Overrides,
+    Processes,
     RunName,
     RunsFolder,
     Task,
@@ -28,13 +29,14 @@ def route(
         int | None,
         typer.Option("--top-k", help="Experts that count as the task's; sets route.top_k."),
     ] = None,
+    processes: Processes = None,
     run: RunName = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the task's router weights (w_T, Eq 6) and its top experts (E_t)."""
     changes = collect_overrides(overrides, shorthand={"route.top_k": top_k}, takes_task=True)
-    call = session(context, runs=runs, run=run, as_json=as_json)
+    call = session(context, runs=runs, run=run, as_json=as_json, processes=processes)
     call.show(
         call.call(lambda pipeline: pipeline.route(call.runs, run=run, task=task, overrides=changes))
     )

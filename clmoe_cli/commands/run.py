@@ -13,6 +13,7 @@ from clmoe_cli.options import (
     KeepGoing,
     NewRunName,
     Overrides,
+    Processes,
     RunsFolder,
     collect_overrides,
     examples,
@@ -35,6 +36,7 @@ def run(
     ] = False,
     keep_going: KeepGoing = False,
     name: NewRunName = None,
+    processes: Processes = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
 ) -> None:
@@ -44,7 +46,7 @@ def run(
             f"the recipe is missing before '{recipe}'", hint=f"clmoe run shapes {recipe}"
         )
     changes = collect_overrides(overrides)
-    call = session(context, runs=runs, as_json=as_json)
+    call = session(context, runs=runs, as_json=as_json, processes=processes)
     call.show(
         call.call(
             lambda pipeline: pipeline.run(

@@ -9,6 +9,7 @@ import typer
 from clmoe_cli.options import (
     AsJson,
     Overrides,
+    Processes,
     RunName,
     RunsFolder,
     Yes,
@@ -39,6 +40,7 @@ def train(
         typer.Option("--again", help="Train an earlier task again; lists what becomes stale."),
     ] = False,
     yes: Yes = False,
+    processes: Processes = None,
     run: RunName = None,
     runs: RunsFolder = None,
     as_json: AsJson = False,
@@ -46,7 +48,7 @@ def train(
     """Train on one task, from the model merged so far (gives phi_t)."""
     shorthand = {"train.lr": lr, "train.seed": seed}
     changes = collect_overrides(overrides, shorthand=shorthand, takes_task=True)
-    call = session(context, runs=runs, run=run, as_json=as_json)
+    call = session(context, runs=runs, run=run, as_json=as_json, processes=processes)
     call.show(
         call.call(
             lambda pipeline: pipeline.train(

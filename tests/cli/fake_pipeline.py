@@ -32,13 +32,22 @@ NAMES = (
     "index",
     "evaluate",
     "report",
+    "compare",
     "run",
     "status",
+    "study",
     "use",
     "clean",
     "recipes_list",
     "recipes_show",
     "recipes_explain",
+    "export_bundle",
+    "import_adapter",
+    "audit",
+    "doctor",
+    "bench_layer",
+    "bench_train",
+    "bench_eval",
 )
 
 

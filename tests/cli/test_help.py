@@ -14,6 +14,7 @@ import pytest
 
 COMMANDS = (
     "run",
+    "study",
     "prepare",
     "train",
     "route",
@@ -21,6 +22,7 @@ COMMANDS = (
     "index",
     "eval",
     "report",
+    "compare",
     "status",
     "use",
     "clean",
@@ -28,6 +30,14 @@ COMMANDS = (
     "recipes list",
     "recipes show",
     "recipes explain",
+    "export",
+    "import",
+    "audit",
+    "doctor",
+    "bench",
+    "bench layer",
+    "bench train",
+    "bench eval",
 )
 HEAVY = ("torch", "transformers", "peft", "datasets", "numpy", "sklearn", "pydantic", "yaml")
 
@@ -53,7 +63,7 @@ def test_two_examples_that_work(
     assert len(pipeline.calls) >= len(examples)
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c != "recipes"])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("recipes", "bench")])
 def test_json_on_every_command(clmoe_command: Callable[..., Any], command: str) -> None:
     assert "--json" in help_of(clmoe_command, command)
 
