@@ -21,7 +21,7 @@ STAGE_VERSIONS = {
     "merge": 1,
     "index": 1,
     "eval": 1,
-    "report": 1,
+    "report": 2,
 }
 BASE_ROW = "base"
 ALL_TASKS = "all"
@@ -181,14 +181,20 @@ class Plan:
 
         Args:
             node: A located node.
-            cells: For `report`: the labels of the eval nodes that it may read.
+            cells: For `report`: the labels of the nodes that it may read.
         """
         t = node.position or 0
         if node.stage == "prepare":
             return []
         if node.stage == "report":
             rows = [self.cell(t, task) for t in range(len(self.tasks) + 1) for task in self.tasks]
-            return [Read(c, "samples", f"cell:{c.label}") for c in rows if c.label in cells]
+            found = [Read(c, "samples", f"cell:{c.label}") for c in rows if c.label in cells]
+            newest = max((read.node.position or 0 for read in found), default=0)
+            for made in (n for place in range(1, newest + 1) for n in self.learning(place)):
+                if made.stage in ("route", "merge") and made.label in cells:
+                    output = "router" if made.stage == "route" else "merge"
+                    found.append(Read(made, output, made.label))
+            return found
         if node.stage == "train" and node.task == ALL_TASKS:
             return [self._data(task, "train") for task in self.tasks]
         assert node.task is not None

@@ -13,7 +13,7 @@ from clmoe_cli.present import session
 
 EXAMPLES = examples(
     "clmoe compare vanilla shapes",
-    "clmoe compare table1-shapes --baseline vanilla --format latex --out table1.tex",
+    "clmoe compare table1_shapes --baseline vanilla --format latex --out table1.tex",
 )
 
 

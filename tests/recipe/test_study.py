@@ -254,7 +254,8 @@ class TestShipped:
     )  # fmt: skip
 
     def test_each_has_a_twin(self) -> None:
-        wanted = sorted([*self.NAMES, *(f"{name}_shapes" for name in self.NAMES)])
+        twins = [f"{name}_shapes" for name in self.NAMES]
+        wanted = sorted([*self.NAMES, *twins, "rates_shapes"])
         assert [study.name for study in shipped_studies()] == wanted
         assert all(study.description for study in shipped_studies())
 

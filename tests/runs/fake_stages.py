@@ -39,7 +39,10 @@ def write_outputs(
         (folder / "adapter").mkdir(exist_ok=True)
         (folder / "adapter" / "adapter_model.safetensors").write_text(content, encoding="utf-8")
         (folder / "checkpoint.pt").write_text("left over", encoding="utf-8")
-        return {"adapter": "adapter"}
+        if node.stage == "train":
+            return {"adapter": "adapter"}
+        (folder / "merge.json").write_text(content, encoding="utf-8")
+        return {"adapter": "adapter", "merge": "merge.json"}
     name = {"route": "router", "index": "index", "eval": "samples", "report": "report"}[node.stage]
     (folder / f"{name}.json").write_text(content, encoding="utf-8")
     return {name: f"{name}.json"}

@@ -142,7 +142,10 @@ def test_older_rows_stay_when_later_tasks_are_trained(tmp_path: Path) -> None:
     assert text(run, Node("eval", "recognition", after="recognition")) == "fresh"
     assert text(run, Node("report")) == "fresh"
     perform(run, Node("eval", "recognition", after="location"))
-    assert text(run, Node("report")) == "stale: eval/after-02-location/recognition is new"
+    assert text(run, Node("report")) == (
+        "stale: eval/after-02-location/recognition is new; route/02-location is new; "
+        "merge/02-location is new"
+    )
 
 
 def test_a_cell_that_was_not_asked_for(run: Run) -> None:
