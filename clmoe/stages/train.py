@@ -12,7 +12,7 @@ from clmoe.baselines.base import Task
 from clmoe.baselines.registry import make_strategy
 from clmoe.data.example import Example
 from clmoe.data.prompts import Encoded
-from clmoe.model.adapter_file import is_sharded, save_adapter
+from clmoe.model.adapter_file import adapter_tensors, is_sharded, save_adapter
 from clmoe.model.control import reset_routers
 from clmoe.parallel.world import world
 from clmoe.runs.plan import ALL_TASKS, Node
@@ -61,6 +61,9 @@ def perform(context: Context, node: Node, folder: Path) -> StageResult:
         checkpoint=checkpoint,
     )
     extra = strategy.extra_bytes()
+    if plan.per_task:  # this one is one of as many
+        held = sum(tensor.nbytes for tensor in adapter_tensors(model).values())
+        extra["adapters of other tasks"] = held * ((node.position or 1) - 1)
     strategy.after_task(task)
     extra |= {name: max(held, extra.get(name, 0)) for name, held in strategy.extra_bytes().items()}
     save_adapter(model, folder / "adapter", write=world().leads)

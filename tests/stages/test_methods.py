@@ -119,6 +119,9 @@ def test_one_adapter_a_task_is_chosen_by_the_task_found(store: Path) -> None:
     run = build(store, "pertask")
     alone = build(store, "pertask", "data.tasks=location", name="alone")
     assert same(adapter(run, "location"), adapter(alone, "location"))
+    held = sum(tensor.nbytes for tensor in adapter(run, "location").values())
+    found = [run.manifest(Node("train", task)).summary["extra_bytes"] for task in run.tasks]
+    assert found == [0, held]
     assert "merge" not in {node.stage for node in run.nodes()}
     cell = Node("eval", "recognition", after="location")
     samples = read_samples(run.output(cell, "samples"))
