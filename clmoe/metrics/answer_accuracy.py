@@ -1,10 +1,13 @@
-"""The accuracy of one answer, by three named scorers.
+"""The accuracy of one answer, by named scorers.
 
 - exact: equal to the one answer after stripping, whatever the case (CL-MoE's evaluation).
 - vqa: the official VQA v2 evaluation, quirks included: answers are normalised only where the
   human answers are not all equal; then the mean over annotators of min(matches among the
   others / 3, 1), which for ten annotators is 0, .3, .6, .9, 1.
 - vqa-lenient: the same, always normalising both sides.
+
+And one for sentences, such as captions: rouge-l, the F-measure of the longest common subsequence of
+words (Lin 2004), for the best of the given answers. Others are added by an entry point.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
 from math import fsum
 from typing import Any
 
@@ -77,8 +81,32 @@ def vqa_lenient(prediction: str, answer: str, answers: Sequence[str]) -> Score:
     return leave_one_out(human.count(normalise(clean_space(prediction))), annotators=len(human))
 
 
-SCORERS: dict[str, Scorer] = {"exact": exact, "vqa": vqa, "vqa-lenient": vqa_lenient}
-"""Scorers by name; another one is registered by adding it."""
+def rouge_l(prediction: str, answer: str, answers: Sequence[str] = ()) -> Score:
+    """ROUGE-L of the prediction and the best of all answers, lower case, split at white space."""
+    return Score(max(_f_measure(prediction, reference) for reference in (answer, *answers)))
+
+
+def _f_measure(prediction: str, reference: str) -> float:
+    said, wanted = prediction.lower().split(), reference.lower().split()
+    row = [0] * (len(wanted) + 1)  # longest common subsequences with the words said so far
+    for word in said:
+        before = 0
+        for place, other in enumerate(wanted, start=1):
+            before, row[place] = (
+                row[place],
+                before + 1 if word == other else max(row[place], row[place - 1]),
+            )
+    return 2 * row[-1] / (len(said) + len(wanted)) if said and wanted else float(said == wanted)
+
+
+SCORERS: dict[str, Scorer] = {
+    "exact": exact,
+    "vqa": vqa,
+    "vqa-lenient": vqa_lenient,
+    "rouge-l": rouge_l,
+}
+"""Scorers by name. A package adds one by an entry point of the group ``clmoe.scorers``."""
+ENTRY_POINTS = "clmoe.scorers"
 
 
 def get_scorer(name: str) -> Scorer:
@@ -89,9 +117,14 @@ def get_scorer(name: str) -> Scorer:
     """
     if name in SCORERS:
         return SCORERS[name]
-    near = difflib.get_close_matches(name, SCORERS, n=1)
+    added = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name in added:
+        scorer: Scorer = added[name].load()
+        return scorer
+    known = [*SCORERS, *added]
+    near = difflib.get_close_matches(name, known, n=1)
     raise UsageError(
-        f"there is no scorer {name!r}; there are {', '.join(SCORERS)}",
+        f"there is no scorer {name!r}; there are {', '.join(known)}",
         hint=f"did you mean {near[0]}?" if near else None,
     )
 

@@ -291,7 +291,9 @@ class Eval(Section):
 class Report(Section):
     """Metrics and their intervals."""
 
-    scorer: Literal["exact", "vqa", "vqa-lenient"] = _key("exact", "answer score", "report")
+    scorer: str = _key(
+        "exact", "answer score: exact, vqa, vqa-lenient, rouge-l, or one that was added", "report"
+    )
     seed: int = _key(0, "seed of the bootstrap", "report", ge=0)
     resamples: PositiveInt = _key(2000, "bootstrap resamples", "report")
 

@@ -186,7 +186,9 @@ def _cell(opened: Run, node: Node) -> CardCell:
     if state.status != "fresh":
         told = "not evaluated" if state.status == "missing" else f"not up to date ({state.status})"
         return CardCell(task, missing=told)
-    score = opened.manifest(node).summary["scores"][opened.recipe.report.scorer]
+    from clmoe.stages.report import cell_score
+
+    score = cell_score(opened, node, scorer=opened.recipe.report.scorer)
     if score["correct"] is None:
         return CardCell(task, missing=str(score["reason"]))
     return CardCell(task, correct=score["correct"], asked=score["total"])

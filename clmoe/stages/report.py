@@ -12,6 +12,7 @@ from clmoe.evaluation.samples import read_samples
 from clmoe.events import StageFinished, emit
 from clmoe.method.identification import identification
 from clmoe.metrics.accuracy_matrix import AccuracyMatrix, Cell
+from clmoe.metrics.answer_accuracy import score_all
 from clmoe.reporting.measured import Measured
 from clmoe.reporting.understanding import tables as inside_tables
 from clmoe.runs.manifest import Manifest
@@ -44,8 +45,8 @@ def measure(run: Run, *, after: int | None = None, scorer: str | None = None) ->
             node = plan.cell(row, task)
             if node.label not in fresh:
                 continue
-            found[row, task] = manifest = run.manifest(node)
-            score = manifest.summary["scores"][scorer]
+            found[row, task] = run.manifest(node)
+            score = cell_score(run, node, scorer=scorer)
             if score["correct"] is None:
                 undefined[row, task] = score["reason"]
             else:
@@ -81,6 +82,23 @@ def measure(run: Run, *, after: int | None = None, scorer: str | None = None) ->
         oracle=oracle and plan.indexes,
         task_known=run.recipe.protocol.task_known,
     )
+
+
+def cell_score(run: Run, node: Node, *, scorer: str) -> Mapping[str, Any]:
+    """What a scorer makes of a cell: ``correct`` (None with a ``reason``) and ``total``.
+
+    Evaluation keeps the scores of the scorers that it knew; another one scores the answers now.
+
+    Raises:
+        UsageError: There is no such scorer.
+    """
+    kept: Mapping[str, Any] = run.manifest(node).summary["scores"]
+    if scorer in kept:
+        found: Mapping[str, Any] = kept[scorer]
+        return found
+    samples = read_samples(run.output(node, "samples"))
+    answered = [(s.prediction, s.answer, s.answers) for s in samples]
+    return score_all(answered, scorers=(scorer,))[scorer].as_dict()
 
 
 def write(run: Run, measured: Measured, *, understood: Mapping[str, Any] | None = None) -> Outcome:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clmoe.errors import UsageError
+from clmoe.metrics import answer_accuracy
 from clmoe.metrics.answer_accuracy import (
     SCORERS,
+    Score,
+    Scorer,
     exact,
     get_scorer,
     leave_one_out,
+    rouge_l,
     score_all,
     vqa,
     vqa_lenient,
@@ -170,7 +176,7 @@ def test_an_unknown_scorer_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="no scorer 'vqa-lenent'") as caught:
         get_scorer("vqa-lenent")
     assert caught.value.hint == "did you mean vqa-lenient?"
-    assert set(SCORERS) == {"exact", "vqa", "vqa-lenient"}
+    assert set(SCORERS) == {"exact", "vqa", "vqa-lenient", "rouge-l"}
 
 
 def test_the_licence_notice_lies_beside_the_tables(repository: Path) -> None:
@@ -215,3 +221,43 @@ def test_real_questions(shared_data: Path, tables: dict) -> None:
     assert changed > 20
     assert means["capital"] >= means["period"]
     assert means["period, lenient"] == pytest.approx(means["plain, lenient"], abs=0.5)
+
+
+def test_rouge_l_by_hand() -> None:
+    # "a red star" and "one red big star here": common "red star", F = 2 * 2 / (3 + 5)
+    assert rouge_l("a red star", "one red big star here").value == pytest.approx(0.5)
+    assert rouge_l("A star", "no", ("a STAR",)).value == 1.0
+    assert rouge_l("star red", "red star").value == 0.5
+    assert rouge_l("", "red").value == 0.0
+    # against the textbook table of longest common subsequences
+    words = "a b c".split()
+    draw = random.Random(0)
+    for _ in range(50):
+        one = [draw.choice(words) for _ in range(draw.randint(1, 6))]
+        two = [draw.choice(words) for _ in range(draw.randint(1, 6))]
+        longest = max(
+            len(part)
+            for size in range(len(one) + 1)
+            for part in combinations(one, size)
+            if is_within(part, two)
+        )
+        expected = 2 * longest / (len(one) + len(two))
+        assert rouge_l(" ".join(one), " ".join(two)).value == pytest.approx(expected)
+
+
+def is_within(part: tuple[str, ...], whole: list[str]) -> bool:
+    rest = iter(whole)
+    return all(word in rest for word in part)
+
+
+def test_a_scorer_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name = "length"
+
+        def load(self) -> Scorer:
+            return lambda prediction, answer, answers: Score(float(len(prediction) == len(answer)))
+
+    monkeypatch.setattr(answer_accuracy, "entry_points", lambda group: [Point()])
+    assert get_scorer("length")("four", "five", ()).value == 1.0
+    with pytest.raises(UsageError, match="there is no scorer 'lenght'; there are .*length"):
+        get_scorer("lenght")
