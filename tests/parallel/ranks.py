@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import fully_shard
 
+from clmoe.baselines.base import Strategy
 from clmoe.model.adapter_file import adapter_tensors, load_adapter, save_adapter
 from clmoe.model.backbone import load_backbone
 from clmoe.model.config import ClmoeConfig
@@ -18,6 +19,7 @@ from clmoe.model.targets import decoder_blocks
 from clmoe.model.tuner import attach
 from clmoe.parallel.world import join, part, world
 from clmoe.recipe.schema import Base, Train
+from clmoe.recipe.schema import Strategy as Settings
 from clmoe.training.checkpoint import Checkpoint, TrainingState, trainable_tensors
 from clmoe.training.optimizer import make_optimizer
 
@@ -99,14 +101,18 @@ def continue_shards(path: Path) -> None:
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     schedule.step()
-    saved = Checkpoint(path, model=model, optimizer=optimizer, schedule=schedule)
+    saved = Checkpoint(
+        path, model=model, optimizer=optimizer, schedule=schedule, strategy=Strategy(Settings())
+    )
     saved.save(TrainingState(step=1, losses=[0.5]))
     torch.distributed.barrier()
     other = sharded(seed=2)
     fresh, plan = make_optimizer(
         trainable_tensors(other).values(), settings=Train(lr=1e-2), steps=4
     )
-    state = Checkpoint(path, model=other, optimizer=fresh, schedule=plan).load()
+    state = Checkpoint(
+        path, model=other, optimizer=fresh, schedule=plan, strategy=Strategy(Settings())
+    ).load()
     assert state == TrainingState(step=1, losses=[0.5])
     expected = adapter_tensors(model)
     for name, tensor in adapter_tensors(other).items():

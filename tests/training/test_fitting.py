@@ -7,48 +7,31 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from clmoe.data.batches import Batch, collate
+from clmoe.data.batches import collate
 from clmoe.data.prompts import IGNORE, Encoded
 from clmoe.errors import MemoryExhaustedError
 from clmoe.events import Event, Note, subscribe
 from clmoe.recipe.schema import Train
-from clmoe.training.answer_loss import AnswerLoss
 from clmoe.training.fitting import is_out_of_memory, micro_batch_size, without_labels
 
 LENGTHS = [3, 9, 5, 7]
 
 
-def batch(rows: Any) -> Batch:
-    samples = [
-        Encoded([1] * LENGTHS[r], [IGNORE] * (LENGTHS[r] - 1) + [1], [False] * LENGTHS[r])
-        for r in rows
-    ]
-    return collate(samples, rows=rows, pad=0, left=False)
-
-
-class OneWeight(nn.Linear):
-    def get_base_model(self) -> OneWeight:
-        return self
-
-
-class Limited(AnswerLoss):
-    """A loss whose backward pass has room for so many tokens."""
+class Limited:
+    """A loss whose samples have room for so many tokens, padded to the longest."""
 
     def __init__(self, room: int, error: Callable[[], Exception]) -> None:
-        super().__init__(OneWeight(1, 1))
         self.room, self.error = room, error
-        self.seen: list[int] = []
+        self.weight = torch.ones(1, requires_grad=True)
+        self.seen: list[list[int]] = []
 
-    def forward(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-        self.seen.append(labels.numel())
-        if labels.numel() > self.room:
+    def __call__(self, rows: list[int]) -> Tensor:
+        self.seen.append(rows)
+        if len(rows) * max(LENGTHS[row] for row in rows) > self.room:
             raise self.error()
-        return self.model.weight.sum() * 2
-
-    def check(self, inputs: dict[str, Tensor], labels: Tensor) -> None:
-        self.seen.append(0)
+        return self.weight.sum() * 2
 
 
 def cuda_error() -> Exception:
@@ -59,13 +42,13 @@ def cpu_error() -> Exception:
     return RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes")
 
 
-def find(loss: Limited, micro_batch: object = "auto", batch_size: int = 16) -> int:
+def find(loss: Limited, micro_batch: object = "auto", step: int = 16) -> int:
     return micro_batch_size(
         loss,
         lengths=LENGTHS,
-        batch=batch,
-        inputs=lambda b: {},
-        settings=Train.model_validate({"micro_batch": micro_batch, "batch_size": batch_size}),
+        step=step,
+        parameters=[loss.weight],
+        settings=Train.model_validate({"micro_batch": micro_batch}),
         label="color",
     )
 
@@ -81,11 +64,10 @@ def test_halves_until_the_longest_samples_fit(error: Callable[[], Exception]) ->
     loss = Limited(20, error)
     with subscribe(note):
         assert find(loss) == 2
-    # The loss is checked; then all four samples, then the two longest, padded to nine tokens.
-    assert loss.seen == [0, 4 * 9, 2 * 9]
-    assert all(p.grad is None for p in loss.parameters())
+    assert loss.seen == [[1, 3, 2, 0], [1, 3]]  # all four samples, then the two longest
+    assert loss.weight.grad is None
     assert notes == ["color: 2 samples at a time fit (train.micro_batch=auto)"]
-    assert find(Limited(20, error), batch_size=3) == 2
+    assert find(Limited(20, error), step=3) == 2
     assert find(Limited(9, error)) == 1
 
 
@@ -100,8 +82,8 @@ def test_a_number_is_taken_as_it_is() -> None:
     loss = Limited(0, cuda_error)
     assert find(loss, 3) == 3
     assert find(loss, None) == 4
-    assert find(loss, None, batch_size=2) == 2
-    assert loss.seen == [0, 0, 0]
+    assert find(loss, None, step=2) == 2
+    assert loss.seen == []
 
 
 def test_what_counts_as_running_out_of_memory() -> None:
@@ -112,4 +94,6 @@ def test_what_counts_as_running_out_of_memory() -> None:
 
 
 def test_without_labels() -> None:
-    assert without_labels(batch([0, 1])).labels.unique().tolist() == [IGNORE]
+    samples: list[Any] = [Encoded([1, 2], [IGNORE, 2], [False, False])]
+    batch = collate(samples, rows=[0], pad=0, left=False)
+    assert without_labels(batch).labels.unique().tolist() == [IGNORE]
