@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from clmoe.data.batches import Batch, by_length, collate
 from clmoe.data.example import Example
@@ -191,8 +191,3 @@ def prompt_tokens(batch: Batch) -> Tensor:
 def bytes_of(tensors: dict[str, Tensor]) -> int:
     """Bytes of tensors."""
     return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trained parameters, by name: experts, routers, and the projector where it trains."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}

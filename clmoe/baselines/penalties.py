@@ -15,12 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from clmoe.baselines.base import Strategy, Task, bytes_of, trained
+from clmoe.baselines.base import Strategy, Task, bytes_of
 from clmoe.data.example import Example
 from clmoe.errors import ClmoeError
 from clmoe.parallel.world import world
 from clmoe.recipe.schema import Strategy as Settings
 from clmoe.training.answer_loss import AnswerLoss
+from clmoe.training.checkpoint import trainable_tensors
 
 FILE = "importance.safetensors"
 
@@ -44,7 +45,7 @@ class Penalty(Strategy):
         """
         if not self.importance:
             return
-        parameters = trained(task.model)
+        parameters = trainable_tensors(task.model)
         if parameters.keys() != self.importance.keys():
             raise ClmoeError("the importances kept after the last task are of other tensors")
         self._anchored = [
@@ -71,7 +72,7 @@ class Penalty(Strategy):
 
     def measure(self, task: Task, examples: Sequence[Example]) -> dict[str, Tensor]:
         """Mean over examples of what `contribution` makes of each one's gradient."""
-        parameters = trained(task.model)
+        parameters = trainable_tensors(task.model)
         sums = {name: torch.zeros_like(p) for name, p in parameters.items()}
         mine = world().share(examples)
         for value in self.values(task, mine):

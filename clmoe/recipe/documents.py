@@ -94,7 +94,7 @@ def read_text(
         UsageError: The text is not YAML, or an included recipe cannot be read.
     """
     try:
-        documents = list(yaml.load_all(text, Loader=_StrictLoader))
+        documents = list(yaml.load_all(text, Loader=StrictLoader))
     except yaml.YAMLError as error:
         raise UsageError(f"{origin}: not valid YAML: {error}") from error
     for document in documents:
@@ -122,7 +122,7 @@ def read_override(text: str, *, into: Documents) -> tuple[str, Any] | None:
         into.problems.append(unknown_key(key))
         return None
     try:
-        value = yaml.load(raw, Loader=_StrictLoader) if raw.strip() else ""
+        value = yaml.load(raw, Loader=StrictLoader) if raw.strip() else ""
     except yaml.YAMLError:
         value = raw
     is_text = any(word in keys()[key].type for word in ("text", "path"))
@@ -184,10 +184,11 @@ def _known(
     return values
 
 
-class _StrictLoader(yaml.SafeLoader):
+class StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader, but a key written twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node; refuses a key that it has twice."""
         seen: set[str] = set()
         for key_node, _ in node.value:
             if key_node.value in seen:

@@ -30,7 +30,7 @@ from typing import Any
 import yaml
 
 from clmoe.errors import UsageError, did_you_mean
-from clmoe.recipe.documents import _StrictLoader, absolute, find_recipe, shipped_folder
+from clmoe.recipe.documents import StrictLoader, absolute, find_recipe, shipped_folder
 from clmoe.recipe.explain import unknown_key
 from clmoe.recipe.keys import keys
 from clmoe.recipe.load import ShippedRecipe
@@ -135,7 +135,7 @@ def read_study(path: Path, *, problems: list[str]) -> Study:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, Loader=_StrictLoader)
+        content = yaml.load(text, Loader=StrictLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     except yaml.YAMLError as error:

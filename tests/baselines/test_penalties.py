@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from clmoe.baselines.base import Task, trained
+from clmoe.baselines.base import Task
 from clmoe.baselines.penalties import EWC, MAS, Penalty
 from clmoe.errors import ClmoeError
 from clmoe.recipe.schema import Strategy as Settings
+from clmoe.training.checkpoint import trainable_tensors
 
 BOTH = pytest.mark.parametrize("method", [EWC, MAS])
 
@@ -25,7 +26,7 @@ def test_the_fisher_is_the_mean_of_squared_per_sample_gradients(
     make_task: Callable[..., Task], logits_of: Callable[..., Any]
 ) -> None:
     task = make_task()
-    expected = {name: torch.zeros_like(p) for name, p in trained(task.model).items()}
+    expected = {name: torch.zeros_like(p) for name, p in trainable_tensors(task.model).items()}
     for example in task.examples:
         logits, labels = logits_of(task, example, True)
         log_p = torch.log_softmax(logits[:-1].float(), dim=1)
@@ -34,7 +35,7 @@ def test_the_fisher_is_the_mean_of_squared_per_sample_gradients(
         )
         task.model.zero_grad()
         likelihood.backward()  # type: ignore[union-attr]
-        for name, parameter in trained(task.model).items():
+        for name, parameter in trainable_tensors(task.model).items():
             assert parameter.grad is not None
             expected[name] += parameter.grad**2 / len(task.examples)
     method = EWC(settings())
@@ -49,12 +50,12 @@ def test_omega_is_the_mean_of_absolute_gradients_without_labels(
     make_task: Callable[..., Task], logits_of: Callable[..., Any]
 ) -> None:
     task = make_task()
-    expected = {name: torch.zeros_like(p) for name, p in trained(task.model).items()}
+    expected = {name: torch.zeros_like(p) for name, p in trainable_tensors(task.model).items()}
     for example in task.examples:
         logits, _ = logits_of(task, example, False)
         task.model.zero_grad()
         logits[-1].float().pow(2).sum().backward()
-        for name, parameter in trained(task.model).items():
+        for name, parameter in trainable_tensors(task.model).items():
             assert parameter.grad is not None
             expected[name] += parameter.grad.abs() / len(task.examples)
     method = MAS(settings())
@@ -76,8 +77,10 @@ def test_the_penalty_is_zero_at_the_anchor_and_pulls_back_elsewhere(
     assert start is not None
     start.backward()  # type: ignore[no-untyped-call]
     assert float(start.detach()) == 0.0
-    assert all(p.grad is not None and not p.grad.any() for p in trained(task.model).values())
-    name, parameter = next(iter(trained(task.model).items()))
+    assert all(
+        p.grad is not None and not p.grad.any() for p in trainable_tensors(task.model).values()
+    )
+    name, parameter = next(iter(trainable_tensors(task.model).items()))
     place = int(strategy.importance[name].argmax())
     weight = float(strategy.importance[name].flatten()[place])
     with torch.no_grad():

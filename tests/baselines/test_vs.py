@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clmoe.baselines.base import StrategyLoss, Task, trained
+from clmoe.baselines.base import StrategyLoss, Task
 from clmoe.baselines.vs import TEACHER, VS, triplet_loss
 from clmoe.data.batches import collate
 from clmoe.model.adapter_file import adapter_tensors, load_adapter
 from clmoe.model.backbone import load_backbone
 from clmoe.recipe.schema import Base
 from clmoe.recipe.schema import Strategy as Settings
+from clmoe.training.checkpoint import trainable_tensors
 from tests.baselines.test_replay import joint
 
 
@@ -54,9 +55,9 @@ def test_the_teacher_is_the_previous_adapter_on_the_same_base(
     grown = sum(p.numel() for p in task.model.parameters()) - base
     assert grown == sum(t.numel() for t in adapter_tensors(task.model).values())
     assert method.extra_bytes()["teacher"] == 4 * grown
-    assert trained(task.model)
-    assert not any(TEACHER in name for name in trained(task.model))
-    for parameter in trained(task.model).values():
+    assert trainable_tensors(task.model)
+    assert not any(TEACHER in name for name in trainable_tensors(task.model))
+    for parameter in trainable_tensors(task.model).values():
         parameter += 0.05 * torch.randn(parameter.shape)  # the student moves on
     inputs, _, part = joint(task, method)
     method.before_batch(task.model, inputs, part)
@@ -102,7 +103,9 @@ def test_both_terms_are_in_the_loss_and_have_gradients(
     assert float(loss(0.0, 3.0).detach()) - plain == pytest.approx(3.0 * float(distance), rel=1e-3)
     task.model.zero_grad()
     (loss(1.0, 1.0) - loss(0.0, 0.0)).backward()  # type: ignore[no-untyped-call]
-    assert any(p.grad is not None and bool(p.grad.any()) for p in trained(task.model).values())
+    assert any(
+        p.grad is not None and bool(p.grad.any()) for p in trainable_tensors(task.model).values()
+    )
     method.after_task(task)
 
 
