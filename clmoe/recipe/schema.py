@@ -224,7 +224,7 @@ class Merge(Section):
     gamma: float = _key(
         0.7, "weight of the earlier experts where they are shared", "merge", symbol="gamma"
     )
-    allow_any_gamma: bool = _key(False, "accept a gamma outside (0.5, 1]", "merge")
+    allow_any_gamma: bool = _key(False, "accept a gamma outside (0.5, 1]")
     space: Literal["factors", "product"] = _key(
         "factors", "average A_i and B_i apart, or B_i A_i", "merge", symbol="theta"
     )

@@ -18,6 +18,7 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
 )
+from transformers.models.smolvlm import processing_smolvlm
 from transformers.processing_utils import ProcessorMixin
 
 from clmoe.model.config import ClmoeConfig
@@ -136,24 +137,26 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def without_video(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loads a Qwen processor without its video half, everything else as ever."""
+    """Loads a Qwen or SmolVLM processor without its video half, everything else as ever."""
     load = transformers.AutoProcessor.from_pretrained
     check = ProcessorMixin.check_argument_for_proper_class
-    kinds = {
-        "qwen2_5_vl": transformers.Qwen2_5_VLProcessor,
-        "qwen3_vl": transformers.Qwen3VLProcessor,
+    kinds: dict[str, tuple[Any, dict[str, Any]]] = {
+        "qwen2_5_vl": (transformers.Qwen2_5_VLProcessor, {}),
+        "qwen3_vl": (transformers.Qwen3VLProcessor, {}),
+        "smolvlm": (transformers.SmolVLMProcessor, {"video_processor": None, "image_seq_len": 4}),
     }
 
     def processor(place: str, **options: Any) -> Any:
-        kind = kinds.get(Path(place).name)
-        if kind is None:
+        if Path(place).name not in kinds:
             return load(place, **options)
+        kind, fields = kinds[Path(place).name]
         tokenizer = transformers.AutoTokenizer.from_pretrained(place)
         images = transformers.AutoImageProcessor.from_pretrained(place)
-        return kind(images, tokenizer, chat_template=tokenizer.chat_template)
+        return kind(images, tokenizer, chat_template=tokenizer.chat_template, **fields)
 
     def lenient(self: Any, name: str, argument: Any) -> Any:
         return None if argument is None else check(self, name, argument)
 
+    monkeypatch.setattr(processing_smolvlm, "num2words", str)  # spells the frames of a video
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", processor)
     monkeypatch.setattr(ProcessorMixin, "check_argument_for_proper_class", lenient)

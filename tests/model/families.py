@@ -272,7 +272,17 @@ def qwen3_vl(folder: Path) -> None:
     )
 
 
-def idefics3(folder: Path) -> None:
+IDEFICS_TEMPLATE = (
+    "<|im_start|>{% for m in messages %}{{ m.role | capitalize }}"
+    "{{ ':' if m.content[0].type == 'image' else ': ' }}"
+    "{% for p in m.content %}{{ '<image>' if p.type == 'image' else p.text }}{% endfor %}"
+    "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+IDEFICS_IMAGES = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
+
+
+def _idefics(folder: Path, *, model: type, config: type) -> Any:
+    """Save the model of Idefics3 or of its successor; return its tokenizer."""
     cells = [f"<row_{i}_col_{j}>" for i in range(1, 4) for j in range(1, 4)]
     specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<fake_token_around_image>"]
     tokenizer = byte_level(
@@ -281,32 +291,41 @@ def idefics3(folder: Path) -> None:
         eos_token="<|endoftext|>",
         pad_token="<|im_end|>",
     )
-    config = hf.Idefics3Config(
-        text_config=llama_text(tokenizer),
-        vision_config={
-            "hidden_size": 24,
-            "intermediate_size": 40,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 4,
-        },
-        scale_factor=2,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-    )
-    hf.Idefics3ForConditionalGeneration(config).save_pretrained(folder)
-    processor = hf.Idefics3ImageProcessorPil(
-        size={"longest_edge": 32}, max_image_size={"longest_edge": 16}
-    )
-    template = (
-        "<|im_start|>{% for m in messages %}{{ m.role | capitalize }}"
-        "{{ ':' if m.content[0].type == 'image' else ': ' }}"
-        "{% for p in m.content %}{{ '<image>' if p.type == 'image' else p.text }}{% endfor %}"
-        "<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+    model(
+        config(
+            text_config=llama_text(tokenizer),
+            vision_config={
+                "hidden_size": 24,
+                "intermediate_size": 40,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 16,
+                "patch_size": 4,
+            },
+            scale_factor=2,
+            image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        )
+    ).save_pretrained(folder)
+    return tokenizer
+
+
+def idefics3(folder: Path) -> None:
+    tokenizer = _idefics(
+        folder, model=hf.Idefics3ForConditionalGeneration, config=hf.Idefics3Config
     )
     hf.Idefics3Processor(
-        processor, tokenizer, image_seq_len=4, chat_template=template
+        hf.Idefics3ImageProcessorPil(**IDEFICS_IMAGES),
+        tokenizer,
+        image_seq_len=4,
+        chat_template=IDEFICS_TEMPLATE,
     ).save_pretrained(folder)
+
+
+def smolvlm(folder: Path) -> None:
+    tokenizer = _idefics(folder, model=hf.SmolVLMForConditionalGeneration, config=hf.SmolVLMConfig)
+    tokenizer.chat_template = IDEFICS_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    hf.SmolVLMImageProcessorPil(**IDEFICS_IMAGES).save_pretrained(folder)
 
 
 GEMMA_SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
@@ -377,6 +396,7 @@ FAMILIES: dict[str, Callable[[Path], None]] = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "idefics3": idefics3,
+    "smolvlm": smolvlm,
     "gemma3": gemma3,
     "paligemma": paligemma,
 }

@@ -99,6 +99,31 @@ def test_two_processes_lose_and_answer_alike(pair: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.slow
+def test_answers_that_differ_in_bf16_are_reported(tmp_path: Path) -> None:
+    """Other sums of a batch are rounded otherwise, so equal answers are no promise there.
+
+    One process takes all 16 samples of a batch at once, two take eight each; `pytest -s` shows how
+    many answers differ.
+    """
+    answers = []
+    for processes in ("1", "2"):
+        words = ["run", "shapes", "--name", "small", "--processes", processes]
+        done = command(tmp_path / processes, *words, *SMALL, "base.dtype=bfloat16")
+        assert done.returncode == 0, done.stderr
+        samples = [
+            json.loads(line)
+            for cell in sorted((tmp_path / processes / "small" / "eval").glob("*/*/samples.jsonl"))
+            for line in cell.read_text().splitlines()
+        ]
+        answers.append([(s["question_id"], s["prediction"]) for s in samples])
+    one, two = answers
+    assert [question for question, _ in one] == [question for question, _ in two]
+    differing = sum(a != b for a, b in zip(one, two, strict=True))
+    found = f"bfloat16, one process and two: {differing} of {len(one)} answers differ"
+    sys.stdout.write(found + "\n")
+
+
+@pytest.mark.slow
 def test_only_the_leading_process_writes(pair: tuple[Path, Path]) -> None:
     log = (pair[1] / "log.jsonl").read_text().splitlines()
     begun = [e["node"] for e in map(json.loads, log) if e.get("kind", e.get("event")) == "begin"]

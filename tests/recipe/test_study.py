@@ -255,7 +255,7 @@ class TestShipped:
 
     def test_each_has_a_twin(self) -> None:
         twins = [f"{name}_shapes" for name in self.NAMES]
-        wanted = sorted([*self.NAMES, *twins, "rates_shapes"])
+        wanted = sorted([*self.NAMES, *twins, "rates_shapes", "memory_shapes"])
         assert [study.name for study in shipped_studies()] == wanted
         assert all(study.description for study in shipped_studies())
 

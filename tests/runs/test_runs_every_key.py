@@ -169,7 +169,7 @@ def test_exactly_the_declared_stages(finished: Run, key: str) -> None:
 
 def test_speed_and_labels_change_nothing(finished: Run) -> None:
     free = [key for key, known in keys().items() if not known.stages and key in OTHER]
-    assert len(free) == 9
+    assert len(free) == 10
     run = changed(finished, *(f"{key}={OTHER[key]}" for key in free))
     assert all(state.status == "fresh" for state in run.states())
 
