@@ -7,12 +7,36 @@ is the task router's weight vector for the task that the question was assigned t
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clmoe.errors import ClmoeError
+
+
+class _Logits(torch.autograd.Function):
+    """`x W_gate` in float32 for an x of another dtype, which is kept as it came for the backward.
+
+    Autograd alone would keep x's float32 copy, beside the x that the experts keep anyway.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(x.float(), weight.float())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (gradient,) = gradients
+        x, weight = ctx.saved_tensors
+        to_x, to_weight = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        return (
+            (gradient @ weight.float()).to(x.dtype) if to_x else None,
+            (rows.T @ x.flatten(0, -2).float()).to(weight.dtype) if to_weight else None,
+        )
 
 
 def instance_gate(x: Tensor, weight: Tensor) -> Tensor:
@@ -28,8 +52,15 @@ def instance_gate(x: Tensor, weight: Tensor) -> Tensor:
     """
     if torch.is_autocast_enabled(x.device.type):
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x.float(), weight.float()).softmax(dim=-1)
-    return F.linear(x.float(), weight.float()).softmax(dim=-1)
+            return _logits(x, weight).softmax(dim=-1)
+    return _logits(x, weight).softmax(dim=-1)
+
+
+def _logits(x: Tensor, weight: Tensor) -> Tensor:
+    if x.dtype == torch.float32:
+        return F.linear(x, weight.float())
+    logits: Tensor = _Logits.apply(x, weight)  # type: ignore[no-untyped-call]
+    return logits
 
 
 def mix_gates(instance: Tensor, task: Tensor, *, beta: float) -> Tensor:

@@ -41,8 +41,8 @@ def experts_kept(shape: BaseShape, *, tokens: int, size: int, frozen_input: str 
     For each adapted linear A x, where there is a gate the gated A x too [N, r] and the gate [N, n],
     and in a base of another dtype A and B cast to it. The input: gate and up share the normalised
     hidden state, down has the MLP's product, q, k and v the other normalised hidden state; o reads
-    what attention keeps anyway. Dropout keeps its output and its mask for each linear instead. A
-    router keeps its input, in a base of another dtype cast to float32, and its softmax.
+    what attention keeps anyway. Dropout keeps its output and its mask for each linear instead, and
+    then a router its input apart. A router keeps its softmax, in float32.
 
     Args:
         shape: The base and its adapter.
@@ -71,8 +71,7 @@ def experts_kept(shape: BaseShape, *, tokens: int, size: int, frozen_input: str 
             routers[part if shape.shared else name] = shape.hidden if shape.shared else reads
     kept += tokens * sum(inputs.values()) * size
     for reads in routers.values():
-        apart = bool(cast) or shape.dropout
-        kept += tokens * (shape.experts + (reads if apart else 0)) * FLOAT
+        kept += tokens * (shape.experts * FLOAT + (reads * size if shape.dropout else 0))
     return kept
 
 

@@ -51,7 +51,7 @@ def test_a_step_costs_what_is_said(make_task: Callable[..., Task]) -> None:
     try:
         plain = make_task(count=40)
         steps = {"none": step_of(plain, Strategy(Settings()))}
-        for kind in ("ewc", "mas", "er", "der", "derpp", "vqacl"):
+        for kind in ("ewc", "mas", "er", "der", "derpp", "vs", "vqacl"):
             strategy = make_strategy(Settings(kind=kind, samples=4, memory=40), kept=None)
             strategy.after_task(make_task("recognition", count=40))
             task = make_task(count=40)

@@ -45,6 +45,27 @@ def test_gate_is_float32_for_half_inputs_and_under_autocast():
         torch.testing.assert_close(instance_gate(x, weight), exact)
 
 
+@pytest.mark.parametrize("shape", [(5, 16), (2, 3, 16), (2, 3, 4, 16)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_half_input_is_kept_as_it_came(shape, dtype):
+    """The gradients of the plain formula, without its float32 copy of x."""
+    gradient = torch.randn(*shape[:-1], 4)
+    x = torch.randn(shape).to(dtype).requires_grad_()
+    weight = torch.randn(4, 16, requires_grad=True)
+    plain = torch.nn.functional.linear(x.float(), weight).softmax(-1)
+    wanted = torch.autograd.grad(plain, (x, weight), gradient)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        gate = instance_gate(x, weight)
+    assert torch.equal(gate, plain)
+    for got, expected in zip(torch.autograd.grad(gate, (x, weight), gradient), wanted, strict=True):
+        assert got.dtype is expected.dtype
+        assert torch.equal(got, expected)
+    assert [t.dtype for t in kept if t.shape == x.shape] == [dtype]
+    frozen = instance_gate(x.detach(), weight)
+    assert torch.equal(torch.autograd.grad(frozen, weight, gradient)[0], wanted[1])
+
+
 def test_equation_9_by_hand():
     mixed = mix_gates(torch.tensor([0.2, 0.8]), torch.tensor([1.0, 0.0]), beta=0.25)
     torch.testing.assert_close(mixed, torch.tensor([0.25 * 0.2 + 0.75, 0.25 * 0.8]))
