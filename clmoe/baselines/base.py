@@ -6,13 +6,13 @@ keeps for later tasks is saved in a folder of the run beside the adapter.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from clmoe.data.batches import Batch, by_length, collate
 from clmoe.data.example import Example
@@ -22,6 +22,10 @@ from clmoe.training.answer_loss import Answered, AnswerLoss
 
 WITHOUT_GRADIENTS = 4
 """How many times the samples of a step fit where no gradient is needed."""
+WITH_SHARDS = ("none", "er")
+"""Methods (`strategy.kind`) that ask of the model no more than its loss in a training step: they
+work where parameters are sharded. The others read parameters, put embeddings in, or run the model
+by itself."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,14 @@ class Part:
 
 
 class Strategy:
-    """Sequential tuning: the loss of Eq 4 over a batch, nothing kept."""
+    """Sequential tuning: the loss of Eq 4 over a batch, nothing kept.
+
+    Attributes:
+        whole_steps: Whether the loss compares the samples of a step with each other, so that parts
+            of a step do not add up: then one process takes all of them at a time.
+    """
+
+    whole_steps: ClassVar[bool] = False
 
     def __init__(self, settings: Settings, *, kept: Path | None = None) -> None:
         """Begin with what was kept after the task before.
@@ -106,6 +117,9 @@ class Strategy:
 
     def before_task(self, task: Task) -> None:
         """Get ready; the model is that of the task before."""
+
+    def prepared(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Take the trained parameters, by name, as the optimizer moves them from now on."""
 
     def before_batch(self, model: Any, inputs: dict[str, Tensor], part: Part) -> None:
         """Look at a micro-batch before the model being trained does."""

@@ -7,17 +7,18 @@ tensor; theta* is the adapter that the task starts from. They differ in the impo
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from clmoe.baselines.base import Strategy, Task, bytes_of
 from clmoe.data.example import Example
 from clmoe.errors import ClmoeError
+from clmoe.model.adapter_file import is_shard
 from clmoe.parallel.world import world
 from clmoe.recipe.schema import Strategy as Settings
 from clmoe.training.answer_loss import AnswerLoss
@@ -35,7 +36,8 @@ class Penalty(Strategy):
         """Read the importances of the tasks before."""
         super().__init__(settings, kept=kept)
         self.importance: dict[str, Tensor] = {} if kept is None else load_file(kept / FILE)
-        self._anchored: list[tuple[torch.nn.Parameter, Tensor, Tensor]] = []
+        self._anchors: dict[str, Tensor] = {}
+        self._anchored: list[tuple[nn.Parameter, Tensor, Tensor]] = []
 
     def before_task(self, task: Task) -> None:
         """Anchor every trained tensor where it is.
@@ -48,15 +50,24 @@ class Penalty(Strategy):
         parameters = trainable_tensors(task.model)
         if parameters.keys() != self.importance.keys():
             raise ClmoeError("the importances kept after the last task are of other tensors")
+        self._anchors = {name: p.detach().clone() for name, p in parameters.items()}
+
+    def prepared(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Take the parameters to hold: those that the optimizer moves, which are whole."""
+        if not self._anchors:
+            return
+        assert parameters.keys() == self._anchors.keys(), "other parameters than were anchored"
+        assert not any(map(is_shard, parameters.values())), "the anchors are whole parameters"
         self._anchored = [
-            (p, p.detach().clone(), self.importance[name].to(p.device))
+            (p, self._anchors[name].to(p.device), self.importance[name].to(p.device))
             for name, p in parameters.items()
         ]
 
     def penalty(self) -> Tensor | None:
         """``factor * strength * sum_k I_k (theta_k - theta*_k)^2``; None before a second task."""
-        if not self._anchored:
+        if not self._anchors:
             return None
+        assert self._anchored, "`prepared` gives the parameters that the optimizer moves"
         terms = [(weight * (p - anchor) ** 2).sum() for p, anchor, weight in self._anchored]
         return self.factor * self.settings.strength * torch.stack(terms).sum()
 
@@ -65,7 +76,7 @@ class Penalty(Strategy):
         drawn = random.Random(f"{task.seed}/importance/{task.name}")
         count = min(self.settings.samples, len(task.examples))
         new = self.measure(task, drawn.sample(list(task.examples), count))
-        self._anchored = []
+        self._anchors, self._anchored = {}, []
         for name, tensor in new.items():
             old = self.importance.get(name)
             self.importance[name] = tensor if old is None else self.settings.decay * old + tensor

@@ -189,7 +189,11 @@ class StoredLogits:
 
 
 class DERPP(DER):
-    """DER++: DER, and the cross-entropy of the replayed samples' own answers, times beta."""
+    """DER++: DER, and the cross-entropy of the replayed samples' own answers, times beta.
+
+    Both terms are of the one replayed half of the batch; the authors' code draws a second one for
+    the answers.
+    """
 
     @property
     def weight_of_labels(self) -> float:

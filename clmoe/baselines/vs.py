@@ -5,13 +5,14 @@
 
 f is the L2-normalised mean of the last hidden states over the prompt, a class is a task, f_old is
 that of the adapter that the task starts from (adapters are swapped on the same base), and c_y the
-mean of the old features of class y. The hardest feature is looked for in the micro-batch.
+mean of the old features of class y. The hardest feature is looked for among all samples of a step,
+which therefore is never divided.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -32,6 +33,8 @@ CENTERS_FILE = "centers.safetensors"
 class VS(ER):
     """Replay, and features that stay where they were."""
 
+    whole_steps: ClassVar[bool] = True
+
     def __init__(self, settings: Settings, *, kept: Path | None = None) -> None:
         """Read memory and class centres."""
         super().__init__(settings, kept=kept)
@@ -51,7 +54,7 @@ class VS(ER):
 
     @torch.no_grad()
     def before_batch(self, model: Any, inputs: dict[str, Tensor], part: Part) -> None:
-        """Compute the old features of a micro-batch."""
+        """Compute the old features of a step's samples."""
         self._old = None
         if self._teacher_bytes:
             with active_adapter(model, TEACHER):

@@ -63,15 +63,24 @@ def remember(
     draw = random.Random(f"{seed}/{task}")
     if policy == "reservoir":
         return Memory(_reservoir(memory, examples, size=size, draw=draw), seen, tasks)
+    check_room(size, tasks=len(tasks))
     share = size // len(tasks)
-    if share == 0:
-        raise DataError(
-            f"a memory of {size} has no room for one example of each of {len(tasks)} tasks",
-            hint=f"set strategy.memory to at least {len(tasks)}",
-        )
     kept = [example for old in memory.tasks for example in memory.of(old)[:share]]
     kept += take_in_turn(examples, draw=draw)[:share]
     return Memory(tuple(kept), seen, tasks)
+
+
+def check_room(size: int, *, tasks: int) -> None:
+    """Check that equal shares of a memory leave each task an example.
+
+    Raises:
+        DataError: They do not.
+    """
+    if size < tasks:
+        raise DataError(
+            f"a memory of {size} has no room for one example of each of {tasks} tasks",
+            hint=f"set strategy.memory to at least {tasks}",
+        )
 
 
 def take_in_turn(examples: Sequence[Example], *, draw: random.Random) -> list[Example]:

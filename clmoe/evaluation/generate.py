@@ -1,14 +1,20 @@
-"""Batched greedy answers: left padding, longest prompts first, short outputs."""
+"""Batched greedy answers: left padding, longest prompts first, short outputs.
+
+A base's own `generation_config.json` may ask for sampling or for penalties (Qwen2.5-VL's has a
+repetition penalty). Evaluation is plain greedy decoding of every base, so none of it is used but
+the tokens that end an answer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from clmoe.data.batches import Batch, by_length, collate
 from clmoe.data.prompts import Encoded
@@ -50,21 +56,21 @@ def generate_answers(
         gates: Puts the task router weights of these rows in place while they are answered.
     """
     ends = sorted({*(stops or [tokenizer.eos_token_id]), *_own_stops(model)})
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=ends,
+    )
     for group in by_length([len(prompts[r].input_ids) for r in rows], batch_size=batch_size):
         chosen = [rows[position] for position in group]
         batch = collate(
             [prompts[r] for r in chosen], rows=chosen, pad=tokenizer.pad_token_id, left=True
         )
         fed = inputs(batch)
-        with gates(chosen):
-            output = model.generate(
-                **fed,
-                do_sample=False,
-                num_beams=1,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=ends,
-            )
+        with gates(chosen), _only(settings, model=model):
+            output = model.generate(**fed, generation_config=settings)
         if "input_ids" in fed:  # what generate returns then begins with the prompt
             output = output[:, fed["input_ids"].shape[1] :]
         answers = [_until(ids, ends) for ids in output.tolist()]
@@ -75,6 +81,18 @@ def generate_answers(
 def _own_stops(model: Any) -> list[int]:
     found = model.generation_config.eos_token_id
     return [] if found is None else [found] if isinstance(found, int) else list(found)
+
+
+@contextmanager
+def _only(settings: GenerationConfig, *, model: Any) -> Iterator[None]:
+    """Put the model's own settings aside: `generate` takes from them what it is not given."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    kept = base.generation_config
+    base.generation_config = settings
+    try:
+        yield
+    finally:
+        base.generation_config = kept
 
 
 def _until(ids: list[int], ends: Sequence[int]) -> list[int]:

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL import Image
+from pydantic import ValidationError
 
 from clmoe.data.batches import Batch
 from clmoe.errors import ClmoeError
@@ -32,7 +34,8 @@ from clmoe.recipe.schema import Base
 
 SETTINGS = "clmoe.json"
 CARD = "README.md"
-FORMAT = 1
+FORMAT = 2
+"""2 since dtype, quantization and device of the base are stored: a reader of 1 ignores them."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,9 @@ class BundleSettings:
         max_new_tokens: Longest answer.
         suffixes: Suffixes of single tasks, where questions show their task.
         soft: Temperature of soft shares of tasks; 0: the nearest task alone.
+        dtype: What the base was stored in when the run answered; "auto" where it is not known.
+        quantization: The recipe's ``base.quantization``.
+        device: The kind of device that answered, such as "cuda"; None where it is not known.
     """
 
     format: int
@@ -68,6 +74,17 @@ class BundleSettings:
     max_new_tokens: int
     suffixes: tuple[str, ...] = ()
     soft: float = 0.0
+    dtype: str = "auto"
+    quantization: str = "none"
+    device: str | None = None
+
+    @property
+    def base_is(self) -> str:
+        """How the base was loaded when the run answered, in words."""
+        dtype = "" if self.dtype == "auto" else self.dtype
+        packed = "" if self.quantization == "none" else f"quantised to {self.quantization}"
+        device = "" if self.device is None else f"on {self.device}"
+        return ", ".join(part for part in (packed, dtype, device) if part) or "not said"
 
 
 @dataclass(frozen=True)
@@ -79,11 +96,26 @@ class Reply:
 
 
 class Learned:
-    """A base model with everything a bundle adds to it."""
+    """A base model with everything a bundle adds to it.
 
-    def __init__(self, backbone: Backbone, answerer: Answerer, finder: Finder | None) -> None:
+    Attributes:
+        backbone: The base model.
+        model: The base with the adapter, a PEFT model.
+        differences: How the base is loaded otherwise than when the run answered, a sentence each;
+            where there are any, answers may differ from the run's.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        answerer: Answerer,
+        finder: Finder | None,
+        *,
+        differences: tuple[str, ...] = (),
+    ) -> None:
         """Use `load`."""
         self._finder = finder
+        self.differences = differences
         self.backbone = backbone
         self.model = answerer.model
         self._answerer = answerer
@@ -185,26 +217,37 @@ def read_settings(folder: Path) -> BundleSettings:
 
 
 def load(
-    folder: str | Path, base: str | None = None, *, device: str = "cpu", batch_size: int = 32
+    folder: str | Path,
+    base: str | None = None,
+    *,
+    device: str = "cpu",
+    batch_size: int = 32,
+    dtype: Literal["auto", "float32", "bfloat16"] | None = None,
+    quantization: Literal["none", "nf4"] | None = None,
 ) -> Learned:
-    """Load a bundle onto its base model.
+    """Load a bundle onto its base model, as the run had it that the bundle was exported from.
+
+    Where the base is loaded otherwise, `Learned.differences` and a `UserWarning` say so.
 
     Args:
         folder: Written by `clmoe.export`.
         base: The base model: ``tiny``, a folder or a hub name; None: the one it was made with.
         device: Where to.
         batch_size: Questions at a time.
+        dtype: What the base is stored in; None: as it was when the run answered.
+        quantization: Of the base; None: as it was when the run answered.
 
     Raises:
-        ClmoeError: The folder is no bundle, or does not fit the base.
+        ClmoeError: The folder is no bundle, or does not fit the base; or the base is quantised and
+            this machine cannot do that.
     """
     folder = Path(folder)
     settings = read_settings(folder)
-    revision = settings.revision if base in (None, settings.base) else None
-    config = Base.model_validate(
-        {"model": base or settings.base, "revision": revision, "prompt": settings.prompt}
-    )
-    backbone = load_backbone(config, device=device)
+    config = _base_config(settings, folder, base=base, dtype=dtype, quantization=quantization)
+    backbone = _backbone(config, settings, device=device)
+    differences = _differences(settings, backbone, quantization=config.quantization)
+    for difference in differences:
+        warnings.warn(f"{difference}: answers may differ", stacklevel=2)
     model = load_adapter(backbone.model, folder).eval()
     mixing, finder = None, None
     if settings.mixes:
@@ -226,7 +269,64 @@ def load(
         max_new_tokens=settings.max_new_tokens,
         batch_size=batch_size,
     )
-    return Learned(backbone, answerer, finder)
+    return Learned(backbone, answerer, finder, differences=differences)
+
+
+def _base_config(
+    settings: BundleSettings,
+    folder: Path,
+    *,
+    base: str | None,
+    dtype: str | None,
+    quantization: str | None,
+) -> Base:
+    """The section `base` of the recipe that answered, with what the caller wants otherwise."""
+    tiny = settings.base == "tiny" and settings.prompt == "auto"
+    try:
+        return Base.model_validate(
+            {
+                "model": base or settings.base,
+                "revision": settings.revision if base in (None, settings.base) else None,
+                # By name, `auto` would take another prompt for a copy of the built-in base.
+                "prompt": "short" if tiny else settings.prompt,
+                "dtype": dtype or settings.dtype,
+                "quantization": quantization or settings.quantization,
+            }
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ClmoeError(
+            f"{folder} cannot be loaded so: {'.'.join(map(str, first['loc']))} is "
+            f"{first['input']!r}, which is unknown: {first['msg']}"
+        ) from error
+
+
+def _backbone(config: Base, settings: BundleSettings, *, device: str) -> Backbone:
+    try:
+        return load_backbone(config, device=device)
+    except ClmoeError as error:
+        unquantised = "base.quantization=none"
+        if settings.quantization == "none" or unquantised not in (error.hint or ""):
+            raise
+        instead = "clmoe.load(..., quantization='none'), whose answers may differ"
+        hint = str(error.hint).replace(unquantised, instead)
+        raise ClmoeError(str(error), hint=hint) from error
+
+
+def _differences(
+    settings: BundleSettings, backbone: Backbone, *, quantization: str
+) -> tuple[str, ...]:
+    """How the base is loaded otherwise than when the run answered."""
+    pairs = (
+        ("dtype", settings.dtype, str(backbone.dtype).removeprefix("torch.")),
+        ("quantization", settings.quantization, quantization),
+        ("device", settings.device, backbone.device.type),
+    )
+    return tuple(
+        f"the run answered with the base's {name} {then}, here it is {now}"
+        for name, then, now in pairs
+        if then not in (None, "auto", now)
+    )
 
 
 def _picture(image: Image.Image | str | Path) -> Image.Image:

@@ -27,6 +27,7 @@ from clmoe.interop.foreign_checks import (
 )
 from clmoe.interop.foreign_files import read_foreign_files
 from clmoe.interop.foreign_keys import FACTORS, PROJECTOR, PROJECTOR_TENSORS, Place, place_of
+from clmoe.interop.projector_checks import check_projector
 from clmoe.method.merge_report import same_bits
 from clmoe.model.adapter_info import (
     PREFIX,
@@ -115,6 +116,7 @@ def read_foreign(folder: Path, *, base: str | None = None) -> ForeignAdapter:
         modules_to_save=(PROJECTOR,) if projector else (),
         base=base or named or None,
     )
+    check_projector(folder, tensors, info)
     check_base(folder, files, info, tensors=tensors, chosen=base is not None)
     return ForeignAdapter(
         folder=folder,

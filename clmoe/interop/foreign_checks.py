@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
+from transformers import AutoConfig
 
 from clmoe.errors import ClmoeError
 from clmoe.interop.foreign_files import BASE_CONFIG, ForeignFiles, read_json
 from clmoe.interop.foreign_keys import FACTORS, Place
+from clmoe.interop.projector_checks import READS_HIDDEN, check_projector_of_base
 from clmoe.model.adapter_info import CONFIG_FILE, AdapterInfo, a_key
 from clmoe.model.tiny import tiny_folder
 
 METHODS = {"MOE_LORA_CLMoE", "MOE_LORA_CoIN"}
 _SHOWN = 3
-_READS_HIDDEN = {"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"}
 _USED = {"peft_type", "r", "lora_alpha", "lora_dropout", "expert_num", "target_modules"}
 _WITHOUT_EFFECT = {
     "auto_mapping", "base_model_name_or_path", "inference_mode", "init_lora_weights",
@@ -49,8 +50,13 @@ def sizes_of_config(folder: Path, config: Mapping[str, Any]) -> tuple[int, int, 
                 f"{folder / CONFIG_FILE}: {name} is {config[name]!r}, which changes what the "
                 "tensors compute and cannot be imported"
             )
+    for name in ("expert_num", "r"):
+        if name in config and type(config[name]) is not int:
+            raise ClmoeError(
+                f"{folder / CONFIG_FILE}: {name} is {config[name]!r}, expected a whole number"
+            )
     try:
-        return int(config["expert_num"]), int(config["r"]), float(config["lora_alpha"])
+        return config["expert_num"], config["r"], float(config["lora_alpha"])
     except (KeyError, TypeError, ValueError) as error:
         raise ClmoeError(
             f"{folder / CONFIG_FILE} is not a complete configuration: {type(error).__name__} "
@@ -150,10 +156,21 @@ def check_base(
     if chosen and info.base is not None:
         place = tiny_folder() if info.base == "tiny" else Path(info.base).expanduser()
         if (place / BASE_CONFIG).is_file():
-            known.append((f"the base {info.base}", read_json(place / BASE_CONFIG)))
+            known.append((f"the base {info.base}", _whole_config(place)))
     for where, config in known:
         text = config.get("text_config") or config
         _check_sizes(folder, text, where, info=info, tensors=tensors)
+        check_projector_of_base(folder, tensors, config, where)
+
+
+def _whole_config(place: Path) -> dict[str, Any]:
+    """A base's `config.json`, with the values that it leaves to its model's defaults."""
+    written = read_json(place / BASE_CONFIG)
+    try:
+        found: dict[str, Any] = AutoConfig.from_pretrained(place, trust_remote_code=False).to_dict()
+    except (OSError, ValueError, KeyError, TypeError):
+        return written
+    return found
 
 
 def _check_sizes(
@@ -174,7 +191,7 @@ def _check_sizes(
                 f"{folder} adapts layer {number}, but {where} has {layers} layers, from 0",
                 hint=hint,
             )
-        wanted = hidden if last in _READS_HIDDEN else inner if last == "down_proj" else None
+        wanted = hidden if last in READS_HIDDEN else inner if last == "down_proj" else None
         found = tensors[a_key(path)].shape[1]
         if wanted is not None and found != wanted:
             raise ClmoeError(

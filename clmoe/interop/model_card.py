@@ -5,6 +5,7 @@ It names no license: only its publisher can. It says what plain PEFT loading giv
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class CardFacts:
         ap: Mean over the learned tasks in percent; None where a cell is missing.
         source: The data source.
         versions: Package -> version that trained it.
+        joint: Whether all tasks were learned at once.
+        caveats: Sentences on how the results were made otherwise than the bundle answers.
     """
 
     name: str
@@ -60,6 +63,8 @@ class CardFacts:
     ap: float | None
     source: str
     versions: Mapping[str, str]
+    joint: bool = False
+    caveats: Sequence[str] = ()
 
 
 def model_card(facts: CardFacts, *, bundle: BundleSettings, info: AdapterInfo) -> str:
@@ -73,8 +78,8 @@ def model_card(facts: CardFacts, *, bundle: BundleSettings, info: AdapterInfo) -
     parts = [
         _front_matter(bundle),
         f"# {facts.name}",
-        "An adapter for continual visual question answering: LoRA experts learned one task after "
-        f"another with the method `{facts.method}` of clmoe (CL-MoE, arXiv 2503.00413).",
+        f"An adapter for visual question answering: {_learning(facts, bundle, info)} with the "
+        f"method `{facts.method}` of clmoe (CL-MoE, arXiv 2503.00413).",
         "No license is named here: add `license:` to the front matter before publishing, in "
         "agreement with the base model's and the data's.",
         "## What it is",
@@ -84,7 +89,8 @@ def model_card(facts: CardFacts, *, bundle: BundleSettings, info: AdapterInfo) -
         "## Results",
         _results(facts),
         "## Loading it",
-        _loading(bundle, experts=info.experts),
+        _whole(facts, bundle),
+        _plain(bundle, experts=info.experts),
         "## Versions",
         ", ".join(f"{name} {version}" for name, version in facts.versions.items()) + ".",
     ]
@@ -102,14 +108,23 @@ def _front_matter(bundle: BundleSettings) -> str:
     return f"---\n{yaml.safe_dump(fields, sort_keys=False)}---"
 
 
+def _learning(facts: CardFacts, bundle: BundleSettings, info: AdapterInfo) -> str:
+    what = "LoRA experts" if info.experts > 1 else "one LoRA"
+    if len(bundle.tasks) == 1:
+        return f"{what} that learned one task"
+    how = "all tasks at once" if facts.joint else "one task after another"
+    return f"{what} that learned {how}"
+
+
 def _identity(facts: CardFacts, bundle: BundleSettings) -> list[tuple[str, str]]:
     tiny = " (built into clmoe)" if bundle.base == "tiny" else ""
     tasks = ", ".join(f"{number}. {task}" for number, task in enumerate(bundle.tasks, 1))
     return [
         ("base model", f"`{bundle.base}`{tiny}"),
         ("revision", f"`{bundle.revision}`" if bundle.revision else "not pinned"),
+        ("the base when it answered", bundle.base_is),
         ("method", facts.method),
-        ("tasks, in the order learned", tasks),
+        ("tasks, learned at once" if facts.joint else "tasks, in the order learned", tasks),
         ("data source", f"`{facts.source}`"),
     ]
 
@@ -130,28 +145,53 @@ def _results(facts: CardFacts) -> str:
         if facts.ap is None
         else f"The mean over these tasks (AP) is {facts.ap:.2f}."
     )
-    told = f"Accuracy after the last task, scorer `{facts.scorer}`, split `{facts.split}`:"
-    return f"{told}\n\n{_table(('task', 'percent', 'right of asked'), rows)}\n\n{mean}"
+    learned = "all of these tasks" if facts.joint else "the last of these tasks"
+    told = f"Accuracy after {learned}, scorer `{facts.scorer}`, split `{facts.split}`:"
+    table = _table(("task", "percent", "right of asked"), rows)
+    return "\n\n".join([told, table, mean, *facts.caveats])
 
 
-def _loading(bundle: BundleSettings, *, experts: int) -> str:
-    base = (
-        "from clmoe.model.tiny import tiny_folder\n"
-        if bundle.base == "tiny"
-        else ""
-    )  # fmt: skip
-    name = "tiny_folder()" if bundle.base == "tiny" else repr(bundle.base)
-    revision = f", revision={bundle.revision!r}" if bundle.revision else ""
-    whole = (
-        "The whole of it, which answers exactly as `clmoe eval` did: experts, both routers mixed "
-        f"with beta = {bundle.beta:g} (Eq 9), and the task index that finds a question's task "
-        "(Eq 8)."
+def _whole(facts: CardFacts, bundle: BundleSettings) -> str:
+    """How `clmoe.load` answers, and how to call it."""
+    exact = bundle.dtype == "float32" and not facts.caveats
+    as_eval = "exactly as `clmoe eval` did" if exact else "as `clmoe eval` does"
+    parts = (
+        f"experts, both routers mixed with beta = {bundle.beta:g} (Eq 9), and the task index that "
+        "finds a question's task (Eq 8)."
         if bundle.mixes
-        else "The whole of it, which answers exactly as `clmoe eval` did. No task router takes "
-        "part."
+        else "no task router takes part."
     )
+    limits = (
+        "The base is loaded as it was when the run answered; with another device, dtype or "
+        "quantization, answers may differ."
+    )
+    if bundle.dtype == "bfloat16":
+        limits += " In bfloat16 they may also differ with the questions that share a batch."
+    elif bundle.dtype == "auto":
+        limits = "It is not known in which dtype the base answered, so answers may differ."
+    device = "" if bundle.device in (None, "cpu") else f", device={bundle.device!r}"
+    asked = json.dumps("what color is it?" + bundle.suffix)
+    if bundle.suffix:
+        limits += " A question ends with the instruction that the adapter was trained with."
+    code = (
+        "```python\nimport clmoe\n\n"
+        'folder = "."  # of this file; from the Hub: huggingface_hub.snapshot_download(NAME)\n'
+        f"learned = clmoe.load(folder{device})\n"
+        f'for reply in learned.answer(["picture.png"], [{asked}]):\n'
+        "    print(reply.text, reply.task)\n```"
+    )
+    return f"The whole of it, which answers {as_eval}: {parts} {limits}\n\n{code}"
+
+
+def _plain(bundle: BundleSettings, *, experts: int) -> str:
+    """What plain PEFT gives, and how to call it."""
+    tiny = bundle.base == "tiny"
+    base = "from clmoe.model.tiny import tiny_folder\n" if tiny else ""
+    name = "tiny_folder()" if tiny else repr(bundle.base)
+    options = f", revision={bundle.revision!r}" if bundle.revision else ""
+    options += "" if bundle.dtype == "auto" else f", dtype={bundle.dtype!r}"
     gates = "experts and the instance router" if experts > 1 else "the one expert"
-    rest = (
+    told = (
         f"Plain PEFT gives {gates}: Eq 3 with the gate of Eq 5, as if beta were 1. It does not "
         "give the task router, the task identification of Eq 8 and the mixed gate of Eq 9, which "
         "lie in `task_router/` and `index/`. PEFT must know the method first: `import clmoe`."
@@ -159,22 +199,19 @@ def _loading(bundle: BundleSettings, *, experts: int) -> str:
         else f"Plain PEFT gives {gates}, and here that is everything that answers. PEFT must know "
         "the method first: `import clmoe`."
     )
-    return "\n\n".join(
-        [
-            whole,
-            "```python\nimport clmoe\n\n"
-            'folder = "."  # of this file; from the Hub: huggingface_hub.snapshot_download(NAME)\n'
-            "learned = clmoe.load(folder)\n"
-            'for reply in learned.answer(["picture.png"], ["what color is it?"]):\n'
-            "    print(reply.text, reply.task)\n```",
-            rest,
-            "```python\nimport clmoe  # makes PEFT know the method\n"
-            f"{base}from peft import PeftModel\nfrom transformers import "
-            "AutoModelForImageTextToText\n\n"
-            f"base = AutoModelForImageTextToText.from_pretrained({name}{revision})\n"
-            'model = PeftModel.from_pretrained(base, ".")  # or its name on the Hub\n```',
-        ]
+    if bundle.quantization != "none":
+        told += (
+            f" The base was quantised to {bundle.quantization} when it answered; below it is not, "
+            "so answers may differ."
+        )
+    code = (
+        "```python\nimport clmoe  # makes PEFT know the method\n"
+        f"{base}from peft import PeftModel\nfrom transformers import "
+        "AutoModelForImageTextToText\n\n"
+        f"base = AutoModelForImageTextToText.from_pretrained({name}{options})\n"
+        'model = PeftModel.from_pretrained(base, ".")  # or its name on the Hub\n```'
     )
+    return f"{told}\n\n{code}"
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

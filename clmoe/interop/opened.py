@@ -12,6 +12,7 @@ from clmoe.errors import ClmoeError
 from clmoe.interop.bundle import SETTINGS, BundleSettings, read_settings
 from clmoe.interop.foreign import read_foreign
 from clmoe.interop.foreign_files import read_json
+from clmoe.interop.projector_checks import check_projector
 from clmoe.method.expert_roles import SINGLE_EXPERT
 from clmoe.model.adapter_file import read_tensors
 from clmoe.model.adapter_info import (
@@ -34,7 +35,7 @@ class OpenedAdapter:
         info: Its configuration.
         tensors: Stacked tensors by the names of `clmoe.model.adapter_info`.
         ignored: Files of a foreign folder that were not read.
-        notes: Sentences about a foreign folder.
+        notes: Sentences about a foreign folder, or on how a bundle's base was loaded.
         settings: Of a bundle, how it answers; else None.
     """
 
@@ -102,11 +103,16 @@ def open_adapter(folder: Path) -> OpenedAdapter:
             notes=foreign.notes,
         )
     info = read_adapter_info(folder)
+    tensors = read_tensors(folder, info)
+    check_projector(folder, tensors, info)
     return OpenedAdapter(
         folder=folder,
         format="clmoe adapter" if settings is None else "clmoe bundle",
         info=info,
-        tensors=read_tensors(folder, info),
+        tensors=tensors,
+        notes=(f"the base when it answered: {settings.base_is}",)
+        if settings and settings.device
+        else (),
         settings=settings,
     )
 

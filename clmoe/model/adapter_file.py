@@ -55,7 +55,12 @@ def adapter_tensors(model: PeftModel, *, adapter_name: str = "default") -> dict[
 
 def is_sharded(model: Any) -> bool:
     """Whether processes hold parts of the model's parameters only."""
-    return any(hasattr(p, "full_tensor") or hasattr(p, "ds_id") for p in model.parameters())
+    return any(map(is_shard, model.parameters()))
+
+
+def is_shard(parameter: Tensor) -> bool:
+    """Whether this process holds a part of the parameter only (a DTensor, or one of ZeRO-3)."""
+    return hasattr(parameter, "full_tensor") or hasattr(parameter, "ds_id")
 
 
 def _gathered(model: Any) -> AbstractContextManager[Any]:
@@ -88,13 +93,14 @@ def save_adapter(
         key: tensor.contiguous()
         for key, tensor in adapter_tensors(model, adapter_name=adapter_name).items()
     }
+    shapes = _shapes_in_model(model, adapter_name)
     if not write:
         return
     fields = config.to_dict() | {"inference_mode": True}
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     _check_values(tensors, what="the adapter to save")
-    _check_names(tensors, _shapes_in_model(model, adapter_name), what="the adapter to save")
+    _check_names(tensors, shapes, what="the adapter to save")
     unfinished = directory / f".{WEIGHTS_FILE}.partial"
     save_file(tensors, unfinished, metadata={"format": "pt"})
     os.replace(unfinished, directory / WEIGHTS_FILE)
@@ -115,8 +121,7 @@ def load_adapter(
         adapter_name: PEFT's name for it.
         trainable: Whether the adapter is to be trained further.
 
-    Experts and routers are loaded to the bit, in float32; a module of `modules_to_save` takes the
-    base model's dtype.
+    Experts, routers and modules of `modules_to_save` are loaded to the bit, in float32.
 
     Returns:
         The PEFT model, with this adapter active.
@@ -178,10 +183,16 @@ def read_tensors(directory: Path, info: AdapterInfo | None = None) -> dict[str, 
 
 
 def _shapes_in_model(model: PeftModel, adapter_name: str) -> dict[str, tuple[int, ...]]:
-    """Return the shapes that the model's own structure asks for, by name in the file."""
-    state = get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    """Return the shapes that the model's own structure asks for, by name in the file.
+
+    Every process must take part where parameters are sharded: ZeRO-3 leaves them empty.
+    """
+    with _gathered(model):
+        state = get_peft_model_state_dict(
+            model, adapter_name=adapter_name, save_embedding_layers=False
+        )
+        shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     config: ClmoeConfig = model.peft_config[adapter_name]
-    shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     base: Any = model.get_base_model()
     info = _info_of(config)
     for key in expected_shapes(info):

@@ -9,7 +9,6 @@ through its own processor (`clmoe.model.vision`).
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,15 +23,21 @@ from transformers import (
 )
 
 from clmoe.errors import ClmoeError
+from clmoe.model.choices import (
+    check_attention,
+    choose_attention,
+    choose_dtype,
+    choose_prompt,
+)
 from clmoe.model.fetching import Source, quiet_loading
 from clmoe.model.quantization import loading_options, settle
 from clmoe.model.targets import decoder_blocks
 from clmoe.model.vision import PictureProcessor
+from clmoe.model.weights import check_loaded, check_weight_files
 
 if TYPE_CHECKING:
     from clmoe.recipe.schema import Base
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _FIXED_TOWERS = {"clip_vision_model": 1, "siglip_vision_model": 0}  # tokens beside the patches
 
 
@@ -53,7 +58,7 @@ class Backbone:
         image_tokens: Image tokens per picture, or None where that depends on the picture.
         projector: Path of the projector in the model, or None where there is none by that name.
         dtype: What the parameters are stored in.
-        choices: Why the dtype and the attention kernel were chosen, a sentence each.
+        choices: Why dtype, attention kernel and prompt were chosen, a sentence each.
     """
 
     model: Any
@@ -88,22 +93,22 @@ def load_backbone(
         dtype: Overrides the recipe's `base.dtype`.
 
     Raises:
+        UsageError: A folder is given with a revision.
         ClmoeError: The model is not there and cannot be fetched, is no decoder-only vision-language
-            model, has no processor, or needs a package that is not installed.
+            model, has no processor, lacks weights, does not run with the attention kernel asked
+            for, or needs a package that is not installed.
     """
     device = torch.device(device)
     source = Source(config)
-    dtype, why_dtype = _choose_dtype(config.dtype, device, dtype)
-    attention, why_attention = _choose_attention(config.attention, device, dtype)
+    dtype, why_dtype = choose_dtype(config.dtype, device=device, override=dtype)
     with quiet_loading():
         parts = _parts(config, source)
         model_config, tokenizer, processor = parts.config, parts.tokenizer, parts.processor
-        model = source.fetch(
-            AutoModelForImageTextToText,
-            dtype=dtype,
-            attn_implementation=attention,
-            **loading_options(config, model_config=model_config, device=device, dtype=dtype),
+        attention, why_attention = choose_attention(
+            config.attention, device=device, dtype=dtype, model_config=model_config
         )
+        options = loading_options(config, model_config=model_config, device=device, dtype=dtype)
+        model = _model(config, source, dtype=dtype, attn_implementation=attention, **options)
     model = settle(model, device=device).eval().requires_grad_(False)
     decoder_blocks(model)  # it has a decoder, or this says what it has instead
     token_id = getattr(model.config, "image_token_id", None)
@@ -112,14 +117,22 @@ def load_backbone(
     pictures = None
     if processor is not None:
         pictures = PictureProcessor(processor, model=model, name=config.model)
+    template = _chat_template(processor) or _chat_template(tokenizer) or source.chat_template()
+    prompt, why_prompt = choose_prompt(
+        config,
+        model_config=model.config,
+        tokenizer=tokenizer,
+        template=template,
+        pictures=pictures,
+    )
     return Backbone(
         model=model,
         tokenizer=tokenizer,
         image_processor=parts.images,
         pictures=pictures,
         name=config.model,
-        prompt=_prompt(config, model.config, pictures),
-        chat_template=_chat_template(processor) or _chat_template(tokenizer),
+        prompt=prompt,
+        chat_template=template,
         image_token=tokenizer.convert_ids_to_tokens(token_id),
         image_token_id=int(token_id),
         image_tokens=_image_tokens(model_config),
@@ -127,12 +140,15 @@ def load_backbone(
             (p for p, _ in model.named_modules() if p.endswith("multi_modal_projector")), None
         ),
         dtype=dtype,
-        choices=(why_dtype, why_attention),
+        choices=(why_dtype, why_attention, why_prompt),
     )
 
 
 def check_base(config: Base) -> None:
-    """Raise what `load_backbone` would raise of everything but the weights, which stay unread."""
+    """Raise what `load_backbone` would raise of everything but what is in the weights.
+
+    Of those only the files' sizes and headers are looked at, where they are on this machine.
+    """
     with quiet_loading():
         _parts(config, Source(config))
 
@@ -148,22 +164,46 @@ class _Parts:
 def _parts(config: Base, source: Source) -> _Parts:
     model_config = source.fetch(AutoConfig)
     _check_kind(config, model_config)
+    check_attention(config.attention, model_config=model_config)
+    if source.folder is not None:
+        check_weight_files(source.folder)
     if _image_tokens(model_config) is None:
         processor = _processor(config, source)
         return _Parts(model_config, processor.tokenizer, processor.image_processor, processor)
     # The same pixels whether torchvision is installed or not.
     images = source.fetch(AutoImageProcessor, backend="pil")
-    return _Parts(model_config, source.fetch(AutoTokenizer), images, None)
+    return _Parts(model_config, _padding(config, source.fetch(AutoTokenizer)), images, None)
 
 
-def choose_kernels(config: Base, *, device: torch.device) -> tuple[torch.dtype, str, str, str]:
+def _model(config: Base, source: Source, **options: Any) -> Any:
+    # A parameter of another shape would be an error without the names that `check_loaded` gives.
+    model, found = source.fetch(
+        AutoModelForImageTextToText,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
+    )
+    check_loaded(model, found, name=config.model)
+    return model
+
+
+def choose_kernels(
+    config: Base, *, device: torch.device, model_config: Any = None
+) -> tuple[torch.dtype, str, str, str]:
     """Return the dtype and the attention kernel that a base would get on a device, and why each.
 
+    Args:
+        config: The recipe's `base` section.
+        device: Where the base would be.
+        model_config: The base's own configuration; None: one that supports every kernel.
+
     Raises:
-        ClmoeError: The recipe asks for an attention kernel that is not installed.
+        ClmoeError: The recipe asks for an attention kernel that is not installed or does not fit.
     """
-    dtype, why_dtype = _choose_dtype(config.dtype, device, None)
-    attention, why_attention = _choose_attention(config.attention, device, dtype)
+    dtype, why_dtype = choose_dtype(config.dtype, device=device)
+    attention, why_attention = choose_attention(
+        config.attention, device=device, dtype=dtype, model_config=model_config
+    )
     return dtype, attention, why_dtype, why_attention
 
 
@@ -243,53 +283,17 @@ def _processor(config: Base, source: Source) -> Any:
             f"{', '.join(missing)}",
             hint="it needs processor_config.json, or preprocessor_config.json with processor_class",
         )
-    if found.tokenizer.pad_token is None:
-        found.tokenizer.pad_token = found.tokenizer.eos_token  # padding is masked, whatever it is
+    _padding(config, found.tokenizer)
     return found
 
 
-def _choose_dtype(
-    wanted: str, device: torch.device, override: torch.dtype | None
-) -> tuple[torch.dtype, str]:
-    if override is not None:
-        return override, f"{_short(override)}: given by the caller"
-    if wanted != "auto":
-        return _DTYPES[wanted], f"{wanted}: base.dtype"
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.bfloat16, "bfloat16: the GPU supports it"
-    if device.type == "cuda":
-        return torch.float32, "float32: this GPU has no bfloat16"
-    return torch.float32, f"float32: the device is {device.type}"
-
-
-def _choose_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
-    installed = importlib.util.find_spec("flash_attn") is not None
-    if wanted == "flash_attention_2" and not installed:
-        raise ClmoeError(
-            "base.attention is flash_attention_2, but the package flash-attn is not installed",
-            hint="pip install flash-attn --no-build-isolation, or base.attention=sdpa",
-        )
-    if wanted != "auto":
-        return wanted, f"{wanted}: base.attention"
-    if not installed:
-        return "sdpa", "sdpa: flash-attn is not installed"
-    if device.type == "cuda" and dtype in (torch.bfloat16, torch.float16):
-        return "flash_attention_2", f"flash_attention_2: installed, {_short(dtype)} on a GPU"
-    return "sdpa", f"sdpa: flash-attn does not run {_short(dtype)} on {device.type}"
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _prompt(config: Base, found: Any, pictures: PictureProcessor | None) -> str:
-    if config.prompt != "auto":
-        return config.prompt
-    if config.model == "tiny":
-        return "short"
-    if pictures is None:
-        return "vicuna_v1" if found.text_config.model_type == "llama" else "chat"
-    return "paligemma" if pictures.prefix_text else "chat"
+def _padding(config: Base, tokenizer: Any) -> Any:
+    """Give a tokenizer without a padding token one: padding is masked, whatever it is."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token is None:
+        raise ClmoeError(f"{config.model} has no token for padding, and none that could stand in")
+    return tokenizer
 
 
 def _chat_template(part: Any) -> str | None:

@@ -37,7 +37,8 @@ class ClmoeConfig(PeftConfig):  # type: ignore[misc]
             linear has a router that reads its own input).
         router_std: Standard deviation of a new router's weights.
         init_seed: Seed of the initial weights.
-        modules_to_save: Modules trained whole and saved with the adapter, e.g. the projector.
+        modules_to_save: Modules trained whole, in float32, and saved with the adapter, e.g. the
+            projector.
         router_of: For each adapted linear the linear that holds its router, by path in the base
             model; filled when the adapter is attached. With n = 1 it only names the groups.
         target_modules: Stays None: PEFT reads it, but this method resolves `targets` itself, so

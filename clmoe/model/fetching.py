@@ -5,6 +5,7 @@ Everything that can go wrong becomes one error that says what to do.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 import transformers
+from safetensors import SafetensorError
+from transformers.utils import cached_file
 
-from clmoe.errors import ClmoeError
+from clmoe.errors import ClmoeError, UsageError
 from clmoe.model.tiny import tiny_folder
 
 if TYPE_CHECKING:
@@ -30,14 +33,48 @@ class Source:
 
         Raises:
             ClmoeError: The folder does not exist.
+            UsageError: A folder is given with a revision.
         """
         self._config = config
         self.place = _place(config)
         self.is_folder = Path(self.place).is_dir()
         self._options: dict[str, Any] = {}
+        if self.is_folder and config.revision is not None:
+            what = "built in" if config.model == "tiny" else "a folder"
+            raise UsageError(
+                f"base.revision is {config.revision}, but base.model={config.model} is {what}, "
+                "which has no revisions",
+                hint="leave base.revision out",
+            )
         if not self.is_folder:
             # Each file would be tried six times, for half a minute in all, before giving up.
             self._options = {"revision": config.revision, "local_files_only": not _hub_answers()}
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that everything is read from, or None where the hub may have to send it."""
+        if self.is_folder:
+            return Path(self.place)
+        config = self._cached("config.json") if self._options["local_files_only"] else None
+        return None if config is None else config.parent
+
+    def chat_template(self) -> str | None:
+        """The chat template that older processors have in a file of its own, or None."""
+        path = self._cached("chat_template.json")
+        if path is None:
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))["chat_template"]
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise ClmoeError(f"{path} holds no chat template: {error}") from error
+        return str(found)
+
+    def _cached(self, name: str) -> Path | None:
+        try:
+            found = cached_file(self.place, name, **self._options)
+        except OSError:
+            return None
+        return None if found is None else Path(found)
 
     def fetch(self, kind: Any, **options: Any) -> Any:
         """Return ``kind.from_pretrained`` of this source.
@@ -53,7 +90,7 @@ class Source:
                 f"{model} needs a package that is not installed: {_first_line(error)}",
                 hint="pip install 'clmoe[vlm]'",
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             revision = f" --revision {self._config.revision}" if self._config.revision else ""
             if self.is_folder:
                 raise ClmoeError(

@@ -12,6 +12,7 @@ from clmoe.model.config import ClmoeConfig
 from clmoe.model.layer import MixtureLinear, close_gates, open_gates
 from clmoe.model.targets import TargetPlan, resolve_targets
 from clmoe.model.tuner import PREFIX
+from clmoe.model.whole import leave_originals, train_in_float32
 
 
 class ClmoeModel(BaseTuner):  # type: ignore[misc]
@@ -48,6 +49,7 @@ class ClmoeModel(BaseTuner):  # type: ignore[misc]
             low_cpu_mem_usage=low_cpu_mem_usage,
             state_dict=state_dict,
         )
+        train_in_float32(model, adapter_name=adapter_name)
         hooked = self.__dict__.setdefault("_hooks_of_block", {})
         for path in plan.blocks if config.experts > 1 else ():
             if path not in hooked:
@@ -98,6 +100,7 @@ class ClmoeModel(BaseTuner):  # type: ignore[misc]
         for handles in self.__dict__.pop("_hooks_of_block", {}).values():
             for handle in handles:
                 handle.remove()
+        leave_originals(self.model)
         unloaded: nn.Module = super()._unload_and_optionally_merge(merge=False, **kwargs)
         return unloaded
 

@@ -1,9 +1,10 @@
 """Pictures as a base model sees them, and a batch with its pictures put in.
 
 LLaVA's vision tower and projector are frozen during continual tuning, so a picture's features never
-change: they are computed once and kept while they fit in a budget (always for the built-in base,
-never for a 7B model, whose 576 features a picture take 4.7 MB). Other models get what their own
-processor makes of a picture.
+change: they are computed once and kept while they fit in a budget, by default 512 MiB. That holds
+all pictures of the built-in base, and about the first 113 of a 7B model in bfloat16, whose 576
+features a picture take 4.7 MB; those of later pictures are computed each time. Other models get
+what their own processor makes of a picture.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 from clmoe.data.batches import Batch
 from clmoe.data.images import find_image, load_rgb
 from clmoe.data.prompts import Prompter, find_template
+from clmoe.model.adapter_file import is_sharded
 from clmoe.model.backbone import Backbone, embed, project_images
 
 
@@ -62,10 +64,11 @@ class Pictures:
     ) -> dict[str, Tensor]:
         """Inputs of the base for a batch whose sample ``i`` shows picture ``names[i]``.
 
-        With ``train_projector`` the pixels go in, so that the projector gets its gradient.
+        With ``train_projector`` the pixels go in, so that the projector gets its gradient. They do
+        too where the base's parameters are sharded, which are whole within its own forward alone.
         """
         base = self._backbone
-        if base.pictures is not None or train_projector:
+        if base.pictures is not None or train_projector or is_sharded(base.model):
             images = [load_rgb(self._root, name) for name in names]
             return picture_inputs(base, batch, images=images)
         ids, mask = batch.input_ids.to(base.device), batch.attention_mask.to(base.device)

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from clmoe.errors import ClmoeError
+from clmoe.errors import ClmoeError, UsageError
 from clmoe.events import Note, emit
 from clmoe.parallel.world import world
 
@@ -42,11 +42,47 @@ def prepare(
         micro_batch: Samples at a time in a process (DeepSpeed wants to know).
         clip: Largest norm of the gradient (DeepSpeed clips by itself); 0: no clipping.
     """
-    if engine.distributed_type.value == "DEEPSPEED":
+    deepspeed = engine.distributed_type.value == "DEEPSPEED"
+    if deepspeed:
         config = engine.state.deepspeed_plugin.deepspeed_config
-        config |= {"train_micro_batch_size_per_gpu": micro_batch, "gradient_clipping": clip}
-    prepared: tuple[Any, Any] = engine.prepare(model, optimizer)
-    return prepared
+        config |= deepspeed_sizes(micro_batch, processes=engine.num_processes)
+        config["gradient_clipping"] = clip
+    running, moving = engine.prepare(model, optimizer)
+    assert deepspeed or _same(
+        [p for group in moving.param_groups for p in group["params"]],
+        [p for p in running.parameters() if p.requires_grad],
+    ), "the optimizer moves other parameters than the model trains"
+    return running, moving
+
+
+def deepspeed_sizes(micro_batch: int, *, processes: int) -> dict[str, int]:
+    """What DeepSpeed is told of a step, which it checks; the training loop accumulates itself.
+
+    Accelerate keeps the configuration from one task to the next, so all of it is set each time.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": micro_batch,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": micro_batch * processes,
+    }
+
+
+def refuse_shards(engine: Any, *, what: str) -> None:
+    """Refuse an engine that does not leave whole parameters to every process, to what needs them.
+
+    Raises:
+        UsageError: The engine is FSDP or DeepSpeed.
+    """
+    kind = engine.distributed_type.value
+    if kind in ("FSDP", "DEEPSPEED"):
+        raise UsageError(
+            f"{what} needs the whole parameters in every process, which {kind} does not promise",
+            hint="train with plain copies: recipes/accelerate/multi_gpu.yaml, or --processes N",
+        )
+
+
+def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return {id(one) for one in some} == {id(one) for one in others}
 
 
 def can_resume(engine: Accelerator) -> bool:

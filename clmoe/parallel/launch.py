@@ -6,12 +6,13 @@ Both run inside this process, which then reports the failure of the process that
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from clmoe.parallel import failures
 MODULE = "clmoe_cli"
 ASKED = "CLMOE_PROCESSES"
 """Environment variable with the number of processes that were asked for."""
+CPU = "ACCELERATE_USE_CPU"
+"""Accelerate's environment variable that asks for the CPU where there are GPUs."""
+STARTED_BY_ACCELERATE = "ACCELERATE_MIXED_PRECISION"
+"""An environment variable that Accelerate's launcher always sets."""
 
 
 class LaunchedError(ClmoeError):
@@ -45,6 +50,11 @@ def launched() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
+def cpu_asked() -> bool:
+    """Whether the environment asks for the CPU, in any of the words that Accelerate takes."""
+    return os.environ.get(CPU, "").lower() in {"1", "true", "t", "yes", "y", "on"}
+
+
 def wanted(processes: int | None) -> int:
     """How many processes this command still has to start: 1 means that it runs right here.
 
@@ -62,7 +72,7 @@ def wanted(processes: int | None) -> int:
                 hint="leave --processes out under a launcher",
             )
         return 1
-    if processes > 1 and "ACCELERATE_MIXED_PRECISION" in os.environ:
+    if processes > 1 and STARTED_BY_ACCELERATE in os.environ:
         raise UsageError(
             f"--processes is {processes}, but Accelerate's launcher started a single process",
             hint=f"clmoe ... --processes {processes} without Accelerate's launcher",
@@ -86,7 +96,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    on_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "") != "true"
+    on_gpu = torch.cuda.is_available() and not cpu_asked()
     if on_gpu and torch.cuda.device_count() < processes:
         raise UsageError(
             f"--processes is {processes}, but this machine has {torch.cuda.device_count()} GPUs"
@@ -129,31 +139,50 @@ def _cause(folder: Path, exits: Mapping[int, Any], *, size: int) -> ClmoeError |
     return LaunchedError(report, size=size)
 
 
-def torchrun_arguments(processes: int, arguments: Sequence[str]) -> list[str]:
-    """The command line for torch.distributed.run on one machine."""
-    return ["--standalone", f"--nproc-per-node={processes}", "-m", MODULE, *arguments]
+def torchrun_options(processes: int) -> list[str]:
+    """Options of torch.distributed.run on one machine, and the module to run."""
+    return ["--standalone", f"--nproc-per-node={processes}", "-m", MODULE]
 
 
-def accelerate_arguments(processes: int, arguments: Sequence[str]) -> list[str]:
-    """The command line for ``accelerate launch`` on one machine with several GPUs."""
+def accelerate_options(processes: int) -> list[str]:
+    """Options of ``accelerate launch`` on one machine with several GPUs, and the module to run."""
     return [
         "--multi_gpu", f"--num_processes={processes}", "--num_machines=1", "--main_process_port=0",
-        "--mixed_precision=no", "--dynamo_backend=no", "--module", MODULE, *arguments,
+        "--mixed_precision=no", "--dynamo_backend=no", "--module", MODULE,
     ]  # fmt: skip
+
+
+def parsed(parser: Any, options: Sequence[str], arguments: Sequence[str]) -> Any:
+    """What a launcher's parser makes of its own options, with the module's arguments put in.
+
+    The parser never sees the arguments: torchrun's takes ``--run`` for one of its own options.
+
+    Raises:
+        ClmoeError: The parser refuses the options; it has no chance to print its usage.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            found = parser.parse_args(list(options))
+    except SystemExit as error:
+        why = (said.getvalue().strip().splitlines() or ["no reason given"])[-1]
+        raise ClmoeError(f"the launcher of the processes does not start: {why}") from error
+    found.training_script_args = list(arguments)
+    return found
 
 
 def _torchrun(processes: int, arguments: Sequence[str]) -> None:
     from torch.distributed import run as torchrun
 
     launcher: Any = torchrun  # it has no annotations
-    launcher.run(launcher.parse_args(torchrun_arguments(processes, arguments)))
+    parser = launcher.get_args_parser()
+    launcher.run(parsed(parser, torchrun_options(processes), arguments))
 
 
 def _accelerate(processes: int, arguments: Sequence[str]) -> None:
     from accelerate.commands.launch import launch_command, launch_command_parser
 
-    parsed = launch_command_parser().parse_args(accelerate_arguments(processes, arguments))
-    launch_command(parsed)
+    launch_command(parsed(launch_command_parser(), accelerate_options(processes), arguments))
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from clmoe.errors import ClmoeError
-from clmoe.parallel.launch import ASKED
+from clmoe.errors import ClmoeError, UsageError
+from clmoe.parallel.launch import ASKED, CPU, STARTED_BY_ACCELERATE, cpu_asked
 
 Item = TypeVar("Item")
 _PATIENCE = timedelta(days=7)
@@ -77,6 +77,7 @@ def join() -> World:
 
     Raises:
         ClmoeError: Another number of processes came than was asked for.
+        UsageError: They were started for GPUs, and there are none.
     """
     global _current
     size, asked = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get(ASKED)
@@ -88,9 +89,16 @@ def join() -> World:
         )
     if size == 1 or _current.size == size:
         return _current
+    on_cpu = cpu_asked() or not torch.cuda.is_available()
+    if on_cpu and STARTED_BY_ACCELERATE in os.environ and not cpu_asked():
+        raise UsageError(
+            f"Accelerate's launcher started {size} processes for GPUs, but PyTorch finds no GPU",
+            hint=f"clmoe ... --processes {size} without Accelerate's launcher runs on a CPU; "
+            f"so does {CPU}=true",
+        )
     from accelerate import PartialState
 
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=on_cpu)
     if state.num_processes != size:
         raise ClmoeError(
             f"{size} processes were launched, but they found {state.num_processes} of each other"

@@ -38,6 +38,7 @@ from clmoe.recipe.presets import PRESETS
 from clmoe.recipe.schema import SECTIONS, Recipe
 
 DEFAULT_RECIPE = "shapes"
+PENALTIES = ("ewc", "mas")
 _OVERRIDES = "override"
 
 
@@ -113,6 +114,12 @@ def _resolve(
         pair for item in overrides if (pair := read_override(item, into=documents)) is not None
     )
     values, origins = _merge(documents.layers, given)
+    kind = values.get("strategy.kind")
+    if kind in PENALTIES and "strategy.strength" not in values:
+        documents.problems.append(
+            f"strategy.strength is not set: how much {kind} holds depends on model and data, so it "
+            "has no default; choose it on val, as `clmoe study rates` does"
+        )
     recipe = _validate(values, problems=documents.problems, label=label)
     return ResolvedRecipe(
         recipe=_limit_top_k(recipe),

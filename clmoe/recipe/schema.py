@@ -341,6 +341,22 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _tasks_one_after_another(self) -> Recipe:
+        alone = {
+            "per_task": "trains each adapter alone, from the base",
+            "joint": "trains all tasks at once",
+        }
+        for key, why in alone.items():
+            if self.strategy.kind != "none" and getattr(self.protocol, key):
+                raise PydanticCustomError(
+                    "strategy",
+                    "protocol.{key} {why}, so strategy.kind {kind} has no earlier task to hold or "
+                    "to replay: set strategy.kind=none, or protocol.{key}=false",
+                    {"key": key, "why": why, "kind": self.strategy.kind},
+                )
+        return self
+
     def get(self, key: str) -> Any:
         """The value of a dotted key, as JSON would hold it (tuples as lists, paths as text).
 

@@ -27,7 +27,8 @@ class Group:
     """Runs that differ in nothing but the seed.
 
     Attributes:
-        label: What to call them: the method, and the keys that tell it from others of its method.
+        label: What to call them: the method, and the keys that tell it from the method's preset
+            and from others of its method.
         runs: In the order of their seeds.
         metrics: For each run in that order, its metrics with AF-ref and zero-shot.
     """
@@ -175,7 +176,9 @@ def _metrics(run: ComparedRun, *, vanilla: Sequence[ComparedRun]) -> dict[str, M
 
 
 def _refers(vanilla: ComparedRun, run: ComparedRun) -> bool:
-    """Whether a vanilla run has the same seed, order of tasks, data and base."""
+    """Whether a run that is vanilla in every key has the same seed, order, data and base."""
+    if vanilla.departures:
+        return False
     if (vanilla.seed, vanilla.tasks, vanilla.scorer) != (run.seed, run.tasks, run.scorer):
         return False
     keys = {key for key in (*vanilla.settings, *run.settings) if key.startswith(("data.", "base."))}
@@ -237,15 +240,22 @@ def _grouped(runs: Sequence[ComparedRun]) -> dict[str, tuple[ComparedRun, ...]]:
 
 
 def _labels(firsts: Sequence[ComparedRun]) -> list[str]:
-    """The method, and what tells a group from the others of its method."""
+    """The method, and what tells a group from its preset and from the others of its method."""
     labels = []
     for run in firsts:
         rivals = [other for other in firsts if other.method == run.method]
-        keys = [key for key in _varying(rivals) if key not in MARKED]
+        told = {*_varying(rivals), *run.departures} - set(MARKED)
+        names = dict.fromkeys(key for other in rivals for key in other.settings)
+        keys = [key for key in names if key in told]
         parts = [run.method, *(f"{key}={value_text(run.settings.get(key))}" for key in keys)]
         marks = [mark for key, mark in MARKED.items() if run.settings.get(key)]
         labels.append(", ".join([" ".join(parts), *marks]))
     return labels
+
+
+def label_without(group: Group, key: str) -> str:
+    """A group's label without what it says of one key."""
+    return group.label.replace(f" {key}={value_text(group.first.settings.get(key))}", "")
 
 
 def value_text(value: Any) -> str:

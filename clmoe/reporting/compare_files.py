@@ -14,6 +14,7 @@ from clmoe.metrics.intervals import Difference, Spread
 from clmoe.reporting.compare import METRICS, Comparison, Group
 from clmoe.reporting.compare_tables import Side, notes, tables
 from clmoe.reporting.latex import NEEDS, latex
+from clmoe.reporting.orders import over_orders
 from clmoe.reporting.paper_numbers import PAPER, PAPER_VLT5, PaperRow, paper_tasks, vlt5_rows
 
 FORMATS = ("table", "csv", "markdown", "latex", "json")
@@ -80,6 +81,7 @@ def data(comparison: Comparison, *, paper: Side) -> dict[str, Any]:
                 "difference": None if found is None else asdict(found),
                 "trained_parameters": group.first.parameters,
                 "extra_bytes": group.first.extra_bytes,
+                "extra": None if group.first.extra is None else dict(group.first.extra),
                 "settings": dict(group.first.settings),
             }
         )
@@ -89,6 +91,7 @@ def data(comparison: Comparison, *, paper: Side) -> dict[str, Any]:
         "scorer": comparison.scorer,
         "baseline": comparison.baseline.label,
         "groups": groups,
+        "orders": [asdict(entry) for entry in over_orders(comparison)],
         "settings_that_differ": list(comparison.varying),
         "paper": {
             PAPER: {label: asdict(row) for label, row in paper.llava.items()},
@@ -104,6 +107,9 @@ def _csv(comparison: Comparison, paper: Side) -> str:
     writer.writeheader()
     for group in comparison.groups:
         writer.writerows(_lines(comparison, group, paper.llava.get(group.label)))
+    for entry in over_orders(comparison):
+        for name, values in entry.quantities().items():
+            writer.writerow({"method": entry.label, "quantity": name, **values})
     for row in _vlt5(paper):
         for name, value in _quantities(row).items():
             writer.writerow(

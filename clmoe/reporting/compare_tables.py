@@ -12,7 +12,8 @@ from clmoe.reporting.compare import (
     Group,
     value_text,
 )
-from clmoe.reporting.oracle_cost import oracle_cost
+from clmoe.reporting.oracle_cost import oracle_costs, oracle_table
+from clmoe.reporting.orders import orders_table
 from clmoe.reporting.paper_numbers import (
     AF_CAVEAT,
     DATA_CAVEAT,
@@ -65,7 +66,12 @@ def tables(comparison: Comparison, *, paper: Side) -> tuple[Table, ...]:
     found = [_headline(comparison, paper), _accuracy(comparison), _metrics(comparison, paper)]
     if comparison.differences:
         found.append(_differences(comparison))
-    found += [*oracle_cost(comparison), *_cost(comparison), *_settings(comparison)]
+    found += [
+        *orders_table(comparison),
+        *oracle_table(oracle_costs(comparison)),
+        *_cost(comparison),
+        *_settings(comparison),
+    ]
     blocks = [_block(PAPER, [(label, row) for label, row in paper.llava.items() if row.accuracy])]
     if paper.vlt5:
         blocks.append(_block(PAPER_VLT5, [(row.source, row) for row in vlt5_rows()]))
@@ -83,7 +89,7 @@ def notes(comparison: Comparison, *, paper: Side) -> tuple[str, ...]:
             "intervals are a paired bootstrap over the same questions inside each task"
             + ("; scores were averaged over the seeds that both have" if lines else "")
         )
-    lines += _reasons(comparison)
+    lines += [*_reasons(comparison), *_unknown_cost(comparison)]
     orders = {group.first.tasks for group in comparison.groups}
     if len(orders) > 1:
         lines.append("the runs learned the tasks in different orders")
@@ -166,6 +172,21 @@ def _cost(comparison: Comparison) -> list[Table]:
     return [Table("what a method needs", ["method", "trained parameters", "extra MiB"], rows)]
 
 
+def _unknown_cost(comparison: Comparison) -> list[str]:
+    """Why extra memory is a dash, where its table is shown."""
+    unknown = [group.label for group in comparison.groups if group.first.extra_bytes is None]
+    if not unknown or not _cost(comparison):
+        return []
+    told = f"extra MiB {DASH}: these trainings were made before it was measured"
+    return [told + _whose(unknown, comparison)]
+
+
+def _whose(labels: Sequence[str], comparison: Comparison) -> str:
+    """The groups that a note is about, unless it is about all."""
+    everyone = [group.label for group in comparison.groups]
+    return "" if labels == everyone else f" ({', '.join(labels)})"
+
+
 def _settings(comparison: Comparison) -> list[Table]:
     keys = comparison.varying
     rows = [
@@ -194,9 +215,8 @@ def _reasons(comparison: Comparison) -> list[str]:
             reason = group.reason(name)
             if reason is not None:
                 found.setdefault((name, reason), []).append(group.label)
-    everyone = [group.label for group in comparison.groups]
     return [
-        f"{name} {DASH}: {reason}" + ("" if labels == everyone else f" ({', '.join(labels)})")
+        f"{name} {DASH}: {reason}" + _whose(labels, comparison)
         for (name, reason), labels in found.items()
     ]
 

@@ -8,9 +8,16 @@ from typing import Any
 
 from clmoe.errors import UsageError
 from clmoe.metrics.accuracy_matrix import AccuracyMatrix
+from clmoe.recipe.keys import keys
+from clmoe.recipe.presets import PRESETS
 
 SEED = "train.seed"
 METHOD = "method.name"
+_SIZES = ("route.top_k",)
+"""Keys of presets that tell no method from another: with one expert K is nothing but 1."""
+_TELLING = tuple(
+    dict.fromkeys(key for p in PRESETS.values() for key in p.values if key not in _SIZES)
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class ComparedRun:
         identified: Percent of questions whose task was identified; None where no index was used.
         parameters: Trainable parameters; None where nothing says so.
         extra_bytes: The method's extra memory beside adapter and optimizer; None: not reported.
+        extra: What it is made of, e.g. the replay memory; None: not reported.
     """
 
     name: str
@@ -40,6 +48,7 @@ class ComparedRun:
     identified: float | None = None
     parameters: int | None = None
     extra_bytes: int | None = None
+    extra: Mapping[str, int] | None = None
 
     @property
     def seed(self) -> int:
@@ -52,9 +61,28 @@ class ComparedRun:
         return str(self.settings[METHOD])
 
     @property
+    def departures(self) -> dict[str, Any]:
+        """Where its settings are not what its method's name stands for; see `departures`."""
+        return departures(self.method, settings=self.settings)
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks in the order of training."""
         return self.matrix.tasks
+
+
+def departures(method: str, *, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Key -> value of the settings that the method's name does not stand for.
+
+    Compared are the keys that its preset sets, and those that tell other methods from it, which
+    then have their default. A key that is not among the settings departs from nothing.
+    """
+    preset, about = PRESETS[method].values, keys()
+    return {
+        key: settings[key]
+        for key in dict.fromkeys((*preset, *_TELLING))
+        if key in settings and settings[key] != preset.get(key, about[key].default)
+    }
 
 
 def check_comparable(runs: Sequence[ComparedRun]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from clmoe.metrics.intervals import Spread, over_seeds
-from clmoe.reporting.compare import Comparison, Group
+from clmoe.reporting.compare import Comparison, Group, label_without
 from clmoe.reporting.compared_run import SEED
 from clmoe.reporting.figures import MARKERS, PALETTE, STYLE, mean_over_time
 
+Curve = list[tuple[float, Group]]
 SWEEPS = {"gamma": "merge.gamma", "beta": "eval.beta"}
 
 
@@ -20,14 +22,14 @@ def comparison_figures(comparison: Comparison) -> dict[str, Figure]:
     """Figures by file name: ``over_time``, and ``gamma`` and ``beta`` where they were varied."""
     figures = {"over_time": over_time_figure(comparison)}
     for name, key in SWEEPS.items():
-        curve = sweep(comparison, key=key)
-        if curve:
-            figures[name] = curve_figure(curve, symbol=name, comparison=comparison)
+        curves = sweep(comparison, key=key)
+        if curves:
+            figures[name] = curve_figure(curves, key=key, symbol=name, comparison=comparison)
     return figures
 
 
-def sweep(comparison: Comparison, *, key: str) -> list[tuple[float, Group]]:
-    """The largest set of groups that differ in one key alone, by its values; empty below two."""
+def sweep(comparison: Comparison, *, key: str) -> list[Curve]:
+    """Every set of two or more groups that differ in one key alone, by its values."""
     families: list[list[Group]] = []
     for group in comparison.groups:
         rest = _without(group, key)
@@ -36,10 +38,11 @@ def sweep(comparison: Comparison, *, key: str) -> list[tuple[float, Group]]:
             families.append([group])
         else:
             same.append(group)
-    largest = max(families, key=len)
-    if len(largest) < 2:
-        return []
-    return sorted(((float(g.first.settings[key]), g) for g in largest), key=lambda pair: pair[0])
+    return [
+        sorted(((float(g.first.settings[key]), g) for g in family), key=lambda pair: pair[0])
+        for family in families
+        if len(family) > 1
+    ]
 
 
 def over_time_figure(comparison: Comparison) -> Figure:
@@ -72,24 +75,43 @@ def over_time_figure(comparison: Comparison) -> Figure:
 
 
 def curve_figure(
-    curve: Sequence[tuple[float, Group]], *, symbol: str, comparison: Comparison
+    curves: Sequence[Curve], *, key: str, symbol: str, comparison: Comparison
 ) -> Figure:
-    """AP and AF over gamma or beta (the paper's Figure 3), with 95 % intervals over seeds."""
+    """AP and AF over gamma or beta (the paper's Figure 3), with 95 % intervals over seeds.
+
+    Several curves are told apart by a legend; a single one has its method in the title.
+    """
+    labels, several = _curve_labels(curves, key=key), len(curves) > 1
+    ticks = sorted({x for curve in curves for x, _ in curve})
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.0), layout="constrained")
-        for number, (axes, name) in enumerate(
-            zip(figure.subplots(1, 2), ("AP", "AF"), strict=True)
-        ):
-            points = [(x, spread) for x, group in curve if (spread := group.metric(name))]
-            _plot(axes, points, number=number, label=None)
-            axes.set_xticks([x for x, _ in curve], [f"{x:g}" for x, _ in curve])
+        columns = max(1, min(4, 60 // max(map(len, labels))))
+        height = 3.0 + (0.2 * math.ceil(len(curves) / columns) if several else 0.0)
+        figure = Figure(figsize=(6.4, height), layout="constrained")
+        for place, (axes, name) in enumerate(zip(figure.subplots(1, 2), ("AP", "AF"), strict=True)):
+            for number, curve in enumerate(curves):
+                points = [(x, spread) for x, group in curve if (spread := group.metric(name))]
+                label = labels[number] if several and place == 0 else None
+                _plot(axes, points, number=number if several else place, label=label)
+            axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axes.set_xlabel(f"${chr(92)}{symbol}$")
             axes.set_ylabel("percent" if name == "AP" else "percentage points")
             axes.set_title(name)
             axes.margins(y=0.2)
             axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
-        figure.suptitle(f"{curve[0][1].first.method}, {comparison.label}", fontsize=10)
+        if several:
+            figure.legend(loc="outside lower center", ncols=columns, frameon=False)
+        title = comparison.label if several else f"{labels[0]}, {comparison.label}"
+        figure.suptitle(title, fontsize=10)
     return figure
+
+
+def _curve_labels(curves: Sequence[Curve], *, key: str) -> list[str]:
+    """The method of each curve, with its other settings where it has several curves."""
+    methods = [curve[0][1].first.method for curve in curves]
+    return [
+        method if methods.count(method) == 1 else label_without(curve[0][1], key)
+        for method, curve in zip(methods, curves, strict=True)
+    ]
 
 
 def _over_time(group: Group) -> list[tuple[int, Spread]]:

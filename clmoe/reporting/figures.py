@@ -139,13 +139,18 @@ def over_time_figure(measured: Measured) -> Figure:
 
 
 def experts_figure(experts: Sequence[Mapping[str, Any]]) -> Figure:
-    """w_T of every router and task; E_t is framed by its role (Eq 10)."""
+    """w_T of every router and task; E_t is framed by its role (Eq 10).
+
+    Shades run from the smallest weight (else weights near 1 / n would be alike) to the largest,
+    which is no darker than a frame and a number show on.
+    """
     tasks = [entry["task"] for entry in experts[0]["tasks"]]
     layers, count = len(experts), len(experts[0]["users"])
     columns = min(5 if count <= 8 else 3, len(tasks))
     lines = math.ceil(len(tasks) / columns)
-    highest = max(w for router in experts for entry in router["tasks"] for w in entry["weights"])
-    shades = Normalize(0, highest)
+    weights = [w for router in experts for entry in router["tasks"] for w in entry["weights"]]
+    lowest, highest = min(weights), max(weights)
+    shades = Normalize(lowest, 2 * highest - lowest)  # the lighter half of the greys
     frames = {"specific": ("#D55E00", "-"), "shared": ("#0072B2", "--")}
     with matplotlib.rc_context(STYLE):
         width, height = 0.34 * count + 0.5, 0.24 * layers + 0.55

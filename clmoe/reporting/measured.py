@@ -16,6 +16,20 @@ HEADLINE = ("AP", "AF")
 
 
 @dataclass(frozen=True)
+class OutdatedCell:
+    """A cell that was evaluated and does not count now.
+
+    Attributes:
+        status: ``stale`` or ``damaged``.
+        why: The stage that this began with and what is wrong there, e.g. ``merge/02-location:
+            merge.gamma 0.7 -> 0.9``.
+    """
+
+    status: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Measured:
     """Cells and what follows from them.
 
@@ -28,6 +42,7 @@ class Measured:
         identified: How the task index took the questions of the row; None where it was not used.
         oracle: Whether true task ids were used in place of the index.
         task_known: Whether questions could show their task.
+        outdated: Row -> its first cell that is stale or damaged, where it has such cells.
     """
 
     name: str
@@ -38,6 +53,7 @@ class Measured:
     identified: Identification | None = None
     oracle: bool = False
     task_known: bool = False
+    outdated: Mapping[int, OutdatedCell] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -166,6 +182,22 @@ class Measured:
 
     def _identified(self, task: str) -> str:
         return DASH if self.identified is None else percent(self.identified.accuracy.get(task))
+
+
+def outdated_text(outdated: Mapping[int, OutdatedCell]) -> str:
+    """Which rows do not count now, e.g. ``rows 2 to 10 are stale``."""
+    rows = sorted(outdated)
+    starts = [row for row in rows if row - 1 not in outdated]
+    ends = [row for row in rows if row + 1 not in outdated]
+    spans = [f"{a}" if a == b else f"{a} to {b}" for a, b in zip(starts, ends, strict=True)]
+    status = " or ".join(sorted({cell.status for cell in outdated.values()}, reverse=True))
+    some, verb = ("row", "is") if len(rows) == 1 else ("rows", "are")
+    return f"{some} {', '.join(spans)} {verb} {status}"
+
+
+def outdated_reason(outdated: Mapping[int, OutdatedCell]) -> str:
+    """The same with the reason of the first, e.g. ``row 2 is stale (index/02-count: ...)``."""
+    return f"{outdated_text(outdated)} ({outdated[min(outdated)].why})"
 
 
 def _cell(cell: Cell | None) -> list[str]:

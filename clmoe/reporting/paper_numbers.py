@@ -14,6 +14,8 @@ from importlib.resources import files
 from statistics import fmean
 from typing import Any
 
+from clmoe.reporting.compared_run import departures
+
 PAPER = "paper, LLaVA-7B"
 PAPER_VLT5 = "paper, VL-T5"
 
@@ -109,7 +111,8 @@ def paper_row(method: str, *, settings: Mapping[str, Any], tasks: Sequence[str])
     Args:
         method: ``method.name``.
         settings: The recipe's values by dotted key. Keys that the paper does not tell apart (the
-            learning rate, the scope of w_T) are not looked at.
+            learning rate, the scope of w_T) are not looked at; where others are not what the
+            method's name stands for, there is no row but one that the paper has for them.
         tasks: The tasks in the order of training. Anything but the paper's ten, in its order or
             reversed, has no row.
     """
@@ -117,9 +120,10 @@ def paper_row(method: str, *, settings: Mapping[str, Any], tasks: Sequence[str])
     usual = all(settings.get(key, value) == value for key, value in _ELSEWHERE.items())
     if order is None or not usual:
         return None
-    others = {
-        key: settings[key] for key in _COUNTED.get(method, ()) if settings[key] != _SETTINGS[key]
-    }
+    counted = _COUNTED.get(method, ())
+    if departures(method, settings=settings).keys() - set(counted):
+        return None
+    others = {key: settings[key] for key in counted if settings[key] != _SETTINGS[key]}
     if order == "reverse":
         return None if others else _table_4(method)
     if others:

@@ -13,6 +13,7 @@ from typing import Any
 from clmoe.errors import UsageError, did_you_mean
 from clmoe.recipe.fingerprint import recipe_part
 from clmoe.recipe.schema import Recipe
+from clmoe.recipe.strategy_keys import unused_defaults
 
 STAGE_VERSIONS = {
     "prepare": 1,
@@ -220,7 +221,7 @@ class Plan:
         else:
             reads += self._theta(t, "adapter")
         if t and self.recipe.strategy.kind == "vqacl":
-            reads.append(Read(self.train(0 if node.after == ALL_TASKS else t), "strategy", "shown"))
+            reads.append(Read(self.train(t), "strategy", "shown"))
         if self.soft_gates:
             reads += self._each("route", "router", t)
         if self.indexes and self._uses_index(node):
@@ -235,15 +236,18 @@ class Plan:
         """The values of the recipe that this node's result depends on.
 
         It is what the stage's keys declare, with some refinements: the order of tasks counts up
-        to the node's own (one adapter a task knows its own task alone); without a method's kind its
-        other keys mean nothing; the first task has nothing to merge (theta_1 = phi_1), whatever
-        gamma is; a row of the matrix depends on gates only where it has them.
+        to the node's own (one adapter a task knows its own task alone); the keys of other methods
+        stand at their defaults, and without a method there are none; the first task has nothing to
+        merge (theta_1 = phi_1), whatever gamma is; a row of the matrix depends on gates only where
+        it has them, and the choice of an adapter has no softness.
         """
         part = recipe_part(self.recipe, stage=node.stage)
         if node.stage == "train":
             own = (str(node.task),) if self.per_task else self.learned(node)
             part["protocol.order"] = list(own)
-            if self.recipe.strategy.kind == "none":
+            kind = self.recipe.strategy.kind
+            part |= unused_defaults(kind)
+            if kind == "none":
                 part = {key: v for key, v in part.items() if not key.startswith("strategy.")}
         if node.stage == "merge" and node.position == 1:
             part = {"merge.rule": part["merge.rule"]}
@@ -252,6 +256,8 @@ class Plan:
                 part = {key: value for key, value in part.items() if key not in _GATE_KEYS}
             if not self.indexes or not self._uses_index(node):
                 part = {key: v for key, v in part.items() if not key.startswith("index.")}
+            if not self.soft_gates:
+                part.pop("index.soft", None)
             if "index.noise" not in part:
                 part.pop("eval.seed", None)
             if node.position == 0:

@@ -9,6 +9,7 @@ from typing import Any
 
 from clmoe.errors import ClmoeError, InputStageError, UsageError, did_you_mean
 from clmoe.evaluation.samples import Sample, read_samples
+from clmoe.events import Note, emit
 from clmoe.metrics.answer_accuracy import get_scorer
 from clmoe.recipe.keys import keys
 from clmoe.reporting.compare import Comparison
@@ -16,6 +17,7 @@ from clmoe.reporting.compare import compare as side_by_side
 from clmoe.reporting.compare_files import data, form_of, render
 from clmoe.reporting.compare_tables import notes, paper_side, tables
 from clmoe.reporting.compared_run import ComparedRun
+from clmoe.reporting.measured import Measured, outdated_reason
 from clmoe.runs.atomic import write_text
 from clmoe.runs.layout import Layout
 from clmoe.runs.manifest import Manifest
@@ -23,6 +25,8 @@ from clmoe.runs.run import Run
 from clmoe.runs.study_record import study_names, study_runs
 from clmoe.stages.report import measure
 from clmoe.stages.result import Result
+
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def compare(
 
     Raises:
         UsageError: There is no run or study of that name, or the runs cannot be compared.
-        InputStageError: A run that was named has no complete row.
+        InputStageError: A run that was named has no complete row, or later rows are stale.
     """
     chosen_form = form or ("table" if out is None else form_of(out.suffix))
     if out is not None and chosen_form == "table":
@@ -70,17 +74,7 @@ def compare(
         )
     chosen = _choose(runs_dir, names)
     opened = [Run.open(runs_dir, name) for name in chosen.names]
-    told = [f"left out {name}: not started yet" for name in chosen.absent]
-    runs: list[ComparedRun] = []
-    for run in opened:
-        try:
-            runs.append(read_run(run, scorer=scorer or opened[0].recipe.report.scorer))
-        except InputStageError as error:
-            if run.name not in chosen.optional:
-                raise
-            told.append(f"left out {run.name}: {error.message}")
-    if not runs:
-        raise InputStageError("no run of the study is finished", hint="clmoe study FILE")
+    runs, told = _read(opened, chosen, scorer=scorer or opened[0].recipe.report.scorer)
     settings = opened[0].recipe.report
     comparison = side_by_side(
         runs,
@@ -99,6 +93,8 @@ def compare(
     if chosen_form != "table":
         text = render(comparison, paper=side, form=chosen_form)
         if out is None:
+            for line in told:  # standard output is the text alone
+                emit(Note(line))
             return Result(command="compare", data=content, notes=(text.rstrip("\n"),))
         out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, text)
@@ -109,6 +105,31 @@ def compare(
         data={**content, "figures": [str(path) for path in written]},
         notes=(*notes(comparison, paper=side), *told),
     )
+
+
+def _read(
+    opened: Sequence[Run], chosen: _Chosen, *, scorer: str
+) -> tuple[list[ComparedRun], list[str]]:
+    """The runs that are compared, and which runs of a study are left out and why."""
+    told = [f"left out {name}: not started yet" for name in chosen.absent]
+    runs: list[ComparedRun] = []
+    for run in opened:
+        try:
+            runs.append(read_run(run, scorer=scorer))
+        except InputStageError as error:
+            if run.name not in chosen.optional:
+                raise InputStageError(f"{run.name}: {error.message}", hint=error.hint) from error
+            told.append(f"left out {run.name}: {error.message}")
+    if not runs:
+        some = "; ".join(told[:_SHOWN]) + ("; ..." if len(told) > _SHOWN else "")
+        raise InputStageError(f"no run of the study is finished: {some}", hint="clmoe study FILE")
+    furthest = max(run.after for run in runs)
+    behind = {r.name: r for r in runs if r.name in chosen.optional and r.after < furthest}
+    told += [
+        f"left out {name}: stands after {run.after} of {len(run.tasks)} tasks"
+        for name, run in behind.items()
+    ]
+    return [run for run in runs if run.name not in behind], told
 
 
 def _choose(runs_dir: Path, names: Sequence[str]) -> _Chosen:
@@ -144,11 +165,13 @@ def read_run(run: Run, *, scorer: str) -> ComparedRun:
     """What is compared of one run.
 
     Raises:
-        InputStageError: No row of its matrix is complete, or a later row is only begun.
+        InputStageError: No row of its matrix is complete, or a later row is only begun, stale or
+            damaged.
         UsageError: The scorer is not defined for one of its questions.
     """
     measured = measure(run, scorer=scorer)
     row = measured.after
+    _refuse_stale(run, measured)
     absent = [t for t in measured.seen if (row, t) not in measured.matrix.cells]
     if absent:
         undefined = next((why for (r, _), why in measured.undefined.items() if r == row), None)
@@ -161,7 +184,8 @@ def read_run(run: Run, *, scorer: str) -> ComparedRun:
     identified = measured.identified
     cells = {task: run.plan.cell(row, task) for task in measured.seen}
     trainings = _trainings(run)
-    extra = [m.summary["extra_bytes"] for m in trainings if "extra_bytes" in m.summary]
+    told = [m.summary for m in trainings if "extra_bytes" in m.summary]
+    most = max(told, key=lambda summary: int(summary["extra_bytes"]), default={})
     return ComparedRun(
         name=run.name,
         settings=result_settings(run),
@@ -175,8 +199,16 @@ def read_run(run: Run, *, scorer: str) -> ComparedRun:
         data={task: _digest(run.manifest(cell)) for task, cell in cells.items()},
         identified=None if identified is None else identified.overall,
         parameters=max((m.counts["trainable_parameters"] for m in trainings), default=None),
-        extra_bytes=max(extra, default=None),
+        extra_bytes=most.get("extra_bytes"),
+        extra=most.get("extra"),
     )
+
+
+def _refuse_stale(run: Run, measured: Measured) -> None:
+    """An earlier row never stands in for later ones that are out of date."""
+    later = {row: cell for row, cell in measured.outdated.items() if row > measured.after}
+    if later:
+        raise InputStageError(outdated_reason(later), hint=f"clmoe status --run {run.name}")
 
 
 def result_settings(run: Run) -> dict[str, Any]:

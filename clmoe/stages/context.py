@@ -74,7 +74,7 @@ class Context:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The frozen base model; says once why its dtype and attention kernel were chosen."""
+        """The frozen base model; says once why dtype, attention kernel and prompt were chosen."""
         loaded = load_backbone(self.recipe.base, device=self.device)
         emit(Note(f"base {loaded.name} on {self.device}: {'; '.join(loaded.choices)}"))
         return loaded

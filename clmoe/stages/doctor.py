@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from clmoe.recipe.schema import Recipe
-    from clmoe.stages.fit import Fit, Study
+    from clmoe.stages.fit import Fit, Remedy, Study
     from clmoe.stages.machine import Machine
 
 
@@ -123,6 +123,7 @@ def _about_fit(
         tables.append(Table(title, ["at its largest moment", "memory"], rows))
         notes.append(f"{fit.what} needs most at {fit.estimate.moment}")
         notes += _advice(fit)
+    notes += _advice_for_both(found)
     notes.append(f"a training checkpoint takes {size_text(saved)} on disk")
     if saved > disk:
         notes.append(f"it does not fit: {size_text(disk)} are free in the folder of runs")
@@ -146,13 +147,11 @@ def _about_fit(
                 "parts": fit.estimate.parts,
                 "batch": found.loads[fit.what].batch,
                 "tokens": found.loads[fit.what].tokens,
-                "to_try": [
-                    {"overrides": remedy.overrides, "needed": remedy.total}
-                    for remedy in fit.remedies
-                ],
+                "to_try": [_as_data(remedy) for remedy in fit.remedies],
             }
             for fit in found.fits
         },
+        "to_try_for_both": found.together and _as_data(found.together),
     }
     return tables, figures, notes
 
@@ -161,11 +160,34 @@ def _advice(fit: Fit) -> list[str]:
     if fit.fits:
         return []
     if not fit.remedies:
-        return [f"{fit.what}: no setting makes it fit here; use a smaller base or another machine"]
-    return [
-        f"to try: {' '.join(remedy.overrides)} (needs {size_text(remedy.total)})"
-        for remedy in fit.remedies
-    ]
+        return [
+            f"{fit.what}: no dtype, quantization, batch or checkpointing that runs here makes it "
+            "fit; use a smaller base or another machine"
+        ]
+    return [f"{fit.what} fits with: {_told(remedy, fit.room)}" for remedy in fit.remedies]
+
+
+def _advice_for_both(found: Study) -> list[str]:
+    """What makes both fit, where the advice for one of them does not say it already."""
+    failing = [fit for fit in found.fits if not fit.fits]
+    if not all(fit.remedies for fit in failing):
+        return []
+    if found.together is None:
+        return ["no one set of these makes training and evaluation fit both"] * bool(failing)
+    if [found.together.overrides] == [fit.remedies[0].overrides for fit in failing]:
+        return []
+    return [f"training and evaluation fit with: {_told(found.together, found.fits[0].room)}"]
+
+
+def _as_data(remedy: Remedy) -> dict[str, Any]:
+    return {"overrides": remedy.overrides, "needed": remedy.total}
+
+
+def _told(remedy: Remedy, room: int) -> str:
+    from clmoe.stages.fit import is_close
+
+    close = ", which is free by less than the estimate's error" * is_close(remedy.total, room=room)
+    return f"{' '.join(remedy.overrides)} (needs {size_text(remedy.total)}{close})"
 
 
 def _longest(runs_dir: Path, recipe: Recipe) -> Any:

@@ -166,10 +166,9 @@ def _model(context: Context, adapter: Node | None) -> Iterator[Any]:
 def _inputs(context: Context, node: Node) -> Callable[[Batch], dict[str, Tensor]]:
     """What the model is shown; with the prototypes of the training for methods that have them."""
     build = context.inputs(context.examples(str(node.task), context.recipe.eval.split))
-    plan = context.run.plan
     if context.recipe.strategy.kind != "vqacl" or not node.position:
         return build
-    training = plan.train(0 if plan.recipe.protocol.joint else node.position)
+    training = context.run.plan.train(node.position)
     prototypes = Prototypes.load(context.run.output(training, "strategy"))
     image_token_id = context.backbone.image_token_id
 

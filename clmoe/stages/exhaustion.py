@@ -7,6 +7,7 @@ import sys
 
 import torch
 
+from clmoe.baselines.registry import STRATEGIES
 from clmoe.errors import MemoryExhaustedError
 from clmoe.recipe.schema import Recipe
 from clmoe.runs.plan import Node
@@ -43,8 +44,9 @@ def overrides(recipe: Recipe, *, stage: str) -> list[str]:
     train = recipe.train
     if stage == "train":
         samples = train.batch_size if train.micro_batch is None else train.micro_batch
+        whole = STRATEGIES[recipe.strategy.kind].whole_steps
         options = {
-            "train.micro_batch=auto": samples not in ("auto", 1),
+            "train.micro_batch=auto": samples not in ("auto", 1) and not whole,
             "train.gradient_checkpointing=true": not train.gradient_checkpointing,
         }
     else:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clmoe.errors import InputStageError, UsageError
-from clmoe.runs.plan import Node
+from clmoe.runs.plan import Node, Plan
 from clmoe.runs.run import Run
 from clmoe.stages.result import Result, Table
 from clmoe.stages.sequence import row_position
 
 if TYPE_CHECKING:
+    from clmoe.interop.bundle import BundleSettings
     from clmoe.interop.model_card import CardCell, CardFacts
+    from clmoe.recipe.schema import Base
 
 
 def export(
@@ -58,8 +62,15 @@ def export_bundle(
 
         check_repo_id(push)
     opened = Run.open(runs_dir, run)
-    missing, tasks = _write(opened, out, after=after)
-    notes = [f"{out} answers as clmoe eval does: clmoe.load({str(out)!r})"]
+    written = _write(opened, out, after=after)
+    missing, tasks = written.missing, written.settings.tasks
+    device = written.settings.device
+    where = "" if device in (None, "cpu") else f", device={device!r}"
+    notes = [
+        f"{out} answers as clmoe eval does, with the base as it was then "
+        f"({written.settings.base_is}): clmoe.load({str(out)!r}{where})",
+        *written.caveats,
+    ]
     if missing:
         notes.append(f"the card says that these results are missing: {', '.join(missing)}")
     notes.append("the card names no license: add one before you publish it")
@@ -87,10 +98,16 @@ def export_bundle(
     )
 
 
-def _write(
-    opened: Run, folder: Path, *, after: str | None
-) -> tuple[list[str], tuple[str, ...]]:  # fmt: skip
-    """Write the bundle; the tasks without a result, and the tasks learned."""
+@dataclass(frozen=True)
+class _Written:
+    """A bundle's settings, the tasks without a result, and the card's caveats."""
+
+    settings: BundleSettings
+    missing: list[str]
+    caveats: tuple[str, ...]
+
+
+def _write(opened: Run, folder: Path, *, after: str | None) -> _Written:
     from clmoe.data.prepared import read_source
     from clmoe.interop.bundle import FORMAT, BundleSettings, write_bundle
     from clmoe.interop.model_card import model_card
@@ -113,6 +130,7 @@ def _write(
     tasks = plan.learned(plan.cell(place, plan.tasks[0]))
     mixed = tasks if plan.soft_gates else ()
     source = read_source(opened.output(Node("prepare"), "data"))
+    device = _device(opened, [*(plan.cell(place, task) for task in tasks), theta])
     settings = BundleSettings(
         format=FORMAT,
         base=recipe.base.model,
@@ -127,6 +145,9 @@ def _write(
         shrinkage=recipe.index.shrinkage,
         max_new_tokens=recipe.eval.max_new_tokens,
         soft=recipe.index.soft,
+        dtype=_dtype(recipe.base, device),
+        quantization=recipe.base.quantization,
+        device=device,
     )
     adapter = opened.output(theta, "adapter")
     facts = _card_facts(opened, place, tasks=tasks, source=source.source)
@@ -138,7 +159,32 @@ def _write(
         settings=settings,
         card=model_card(facts, bundle=settings, info=read_adapter_info(adapter)),
     )
-    return [cell.task for cell in facts.cells if cell.correct is None], tasks
+    missing = [cell.task for cell in facts.cells if cell.correct is None]
+    return _Written(settings, missing, tuple(facts.caveats))
+
+
+def _device(opened: Run, nodes: Sequence[Node]) -> str | None:
+    """The kind of device of the first of these nodes that is up to date and says it."""
+    for node in nodes:
+        if opened.state(node).status == "fresh":
+            device = opened.manifest(node).environment.get("device")
+            if device:
+                return str(device).partition(":")[0]
+    return None
+
+
+def _dtype(base: Base, device: str | None) -> str:
+    """What `base.dtype` was on a device; `auto` where that is not known."""
+    if base.dtype != "auto" or device is None:
+        return base.dtype
+    import torch
+
+    from clmoe.model.choices import choose_dtype
+
+    if device == "cuda" and not torch.cuda.is_available():
+        return "bfloat16"
+    dtype, _ = choose_dtype(base.dtype, device=torch.device(device))
+    return str(dtype).removeprefix("torch.")
 
 
 def _card_facts(opened: Run, place: int, *, tasks: tuple[str, ...], source: str) -> CardFacts:
@@ -149,32 +195,59 @@ def _card_facts(opened: Run, place: int, *, tasks: tuple[str, ...], source: str)
     scores = [100 * cell.correct / cell.asked for cell in cells if cell.correct is not None]
     theta = plan.theta(place)
     assert theta is not None, "row 0 was refused"
-    values = [
-        ("experts n", "adapter.experts"),
-        ("total rank r", "adapter.rank"),
-        ("alpha", "adapter.alpha"),
-        ("adapted linears", "adapter.targets"),
-        ("routers", "adapter.routers"),
-        ("top K", "route.top_k"),
-        ("gamma", "merge.gamma"),
-        ("merge", "merge.rule"),
-        ("beta", "eval.beta"),
-        ("task index", "index.kind"),
-        ("projector", "base.projector"),
-        ("seed of training", "train.seed"),
-    ]
     flat = recipe.flat()
     return CardFacts(
-        name=f"{opened.name}, after {tasks[-1]}",
+        name=f"{opened.name}, after {'all tasks' if recipe.protocol.joint else tasks[-1]}",
         method=recipe.method.name,
-        settings=[(name, f"{_text(flat[key])} (`{key}`)") for name, key in values],
+        settings=[(name, f"{_text(flat[key])} (`{key}`)") for name, key in _settings(plan)],
         scorer=recipe.report.scorer,
         split=recipe.eval.split,
         cells=cells,
         ap=sum(scores) / len(scores) if len(scores) == len(cells) else None,
         source=source,
         versions=_versions(opened, theta),
+        joint=recipe.protocol.joint,
+        caveats=_caveats(plan),
     )
+
+
+def _settings(plan: Plan) -> list[tuple[str, str]]:
+    """The rows of the card's settings: only those that had a part in this run."""
+    one = plan.recipe.adapter.experts == 1
+    found = [
+        ("experts n", "adapter.experts", True),
+        ("total rank r", "adapter.rank", True),
+        ("alpha", "adapter.alpha", True),
+        ("adapted linears", "adapter.targets", True),
+        ("routers", "adapter.routers", not one),
+        ("top K", "route.top_k", plan.routes),
+        ("gamma", "merge.gamma", plan.merges),
+        ("merge", "merge.rule", True),
+        ("beta", "eval.beta", not one and not plan.recipe.protocol.joint),
+        ("task index", "index.kind", plan.soft_gates),
+        ("strategy", "strategy.kind", plan.recipe.strategy.kind != "none"),
+        ("projector", "base.projector", True),
+        ("seed of training", "train.seed", True),
+    ]
+    return [(name, key) for name, key, used in found if used]
+
+
+def _caveats(plan: Plan) -> tuple[str, ...]:
+    """How the results were made otherwise than a bundle answers."""
+    recipe, found = plan.recipe, []
+    if plan.soft_gates and recipe.eval.oracle_task:
+        found.append(
+            "The run answered with the true task of each question (`eval.oracle_task`); what is "
+            "exported finds the task itself (Eq 8), so its answers may differ."
+        )
+    elif plan.soft_gates and recipe.index.noise:
+        found.append(
+            f"The run replaced a share of {recipe.index.noise:g} of the task ids at random "
+            "(`index.noise`); what is exported replaces none, so its answers may differ."
+        )
+    if recipe.protocol.task_known:
+        found.append("Questions could show the model their task (`protocol.task_known`).")
+    return tuple(found)
 
 
 def _cell(opened: Run, node: Node) -> CardCell:

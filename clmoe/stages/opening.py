@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clmoe.errors import InputStageError
+from clmoe.errors import InputStageError, UsageError
 from clmoe.events import Note, emit
 from clmoe.recipe.load import DEFAULT_RECIPE, load_recipe, shipped_recipes
 from clmoe.recipe.schema import Recipe
 from clmoe.runs.layout import Layout
 from clmoe.runs.plan import Node
 from clmoe.runs.run import Run
+from clmoe.stages.effects import tell_without_effect
+from clmoe.stages.refusals import refuse_method, refuse_settings
 
 if TYPE_CHECKING:
     from clmoe.stages.context import Context
@@ -33,15 +35,22 @@ def create_run(
     """The run that a command names: reopened as it is, or made from (or given) a recipe.
 
     With neither recipe nor source an existing run keeps its own recipe and overrides. With
-    ``needs_base`` a base model that cannot be used is refused before anything is written.
+    ``needs_base`` a base model that cannot be used is refused before anything is written, as are
+    settings that would fail later.
     """
     changes = [*overrides]
     known = Layout(runs_dir.absolute()).run_names()
     kept = name or DEFAULT_RECIPE
     if recipe is None and source is None and kept in known:
         opened = Run.open(runs_dir, kept)
+        old, seen = opened.recipe, opened.preview(changes)
+        refuse_settings(seen.recipe)
+        refuse_method(seen)
+        if needs_base and seen.recipe.base != old.base:
+            check_base_of(seen.recipe)
         for key in opened.set_overrides(changes) if changes else ():
             emit(Note(f"recipe changed: {key}"))
+        tell_without_effect(seen.recipe, before=old, overrides=changes)
         return opened
     if recipe is None and source is not None and source in {r.name for r in shipped_recipes()}:
         recipe = source
@@ -54,8 +63,14 @@ def create_run(
         changes.append("data.keep_going=true")
     resolved = load_recipe(recipe, overrides=changes)
     label = name or resolved.recipe.name
+    wanted = Run(runs_dir.absolute(), name=label, resolved=resolved)
+    refuse_settings(resolved.recipe)
+    refuse_method(wanted)
+    tell_without_effect(
+        resolved.recipe, before=_without(recipe, changes, else_=resolved.recipe), overrides=changes
+    )
     if not keep:
-        return Run(runs_dir.absolute(), name=label, resolved=resolved)
+        return wanted
     if needs_base:
         check_base_of(resolved.recipe)
     after = resolved.recipe.flat()
@@ -66,12 +81,23 @@ def create_run(
     return Run.create(runs_dir, resolved=resolved, name=label)
 
 
+def _without(recipe: str | None, overrides: Sequence[str], *, else_: Recipe) -> Recipe:
+    """A recipe with no overrides but the method; ``else_`` where it has none or needs them."""
+    naming = [item for item in overrides if item.partition("=")[0].strip() == "method.name"]
+    if len(naming) == len(overrides):
+        return else_
+    try:
+        return load_recipe(recipe, overrides=naming).recipe
+    except UsageError:
+        return else_
+
+
 def check_base_of(recipe: Recipe) -> None:
     """Refuse a base model that is not there, is no vision-language model or has no processor.
 
-    Its weights stay unread; the built-in base needs no look.
+    Of its weights only the files' headers are read; the built-in base needs no look.
     """
-    if recipe.base.model != "tiny":
+    if recipe.base.model != "tiny" or recipe.base.revision is not None:
         from clmoe.model.backbone import check_base
 
         check_base(recipe.base)
@@ -84,20 +110,25 @@ def open_run(
     run: str | None,
     overrides: Sequence[str],
     refuse: Callable[[Run], None] = lambda run: None,
+    every_cell: bool = False,
 ) -> Iterator[tuple[Context, list[str]]]:
     """Open a run for writing, with overrides written down; yields its context and notes.
 
-    ``refuse`` looks at the run as it would be and raises before anything is written.
+    ``refuse`` looks at the run as it would be and raises before anything is written; with
+    ``every_cell`` tasks are asked that are not learned yet.
     """
     opened = Run.open(runs_dir, run)
     with opened.lock():
         seen = opened.preview(overrides)
+        refuse_settings(seen.recipe)
         refuse(seen)
         if seen.recipe.base != opened.recipe.base:
             check_base_of(seen.recipe)
         notes = []
         if overrides:
+            old = opened.recipe
             notes = [f"recipe changed: {change}" for change in opened.set_overrides(overrides)]
+            tell_without_effect(seen.recipe, before=old, overrides=overrides, every_cell=every_cell)
         state = opened.state(Node("prepare"))
         if state.status != "fresh":
             raise InputStageError(

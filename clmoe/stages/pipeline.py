@@ -22,7 +22,12 @@ from clmoe.stages.export import export_bundle
 from clmoe.stages.foreign import import_adapter
 from clmoe.stages.inspection import clean, show_plan, status, use
 from clmoe.stages.opening import create_run, open_run
-from clmoe.stages.refusals import refuse_other_merges, refuse_training
+from clmoe.stages.refusals import (
+    refuse_method,
+    refuse_other_merges,
+    refuse_processes,
+    refuse_training,
+)
 from clmoe.stages.result import Outcome, Result, Table
 from clmoe.stages.sequence import (
     between_trainings,
@@ -159,7 +164,9 @@ def evaluate(
     changes = [*overrides]
     if oracle_task is not None:
         changes.append(f"eval.oracle_task={str(oracle_task).lower()}")
-    with open_run(runs_dir, run=run, overrides=changes) as (context, notes):
+    with open_run(
+        runs_dir, run=run, overrides=changes, every_cell=tasks == "all"
+    ) as (context, notes):  # fmt: skip
         opened, plan = context.run, context.run.plan
         place = row_position(opened, after)
         chosen = plan.tasks if tasks == "all" or place == 0 else plan.tasks[:place]
@@ -227,6 +234,8 @@ def run(
 
         opened.make_current()
         outcomes = [_prepare(opened)]
+        refuse_method(opened)
+        refuse_processes(opened)
         context = Context(opened)
         for node in opened.plan.nodes():
             if node.stage not in ("prepare", "report"):

@@ -2,10 +2,78 @@
 
 from __future__ import annotations
 
-from clmoe.errors import UsageError
-from clmoe.runs.plan import ALL_TASKS
+from clmoe.data.memory import check_room
+from clmoe.errors import DataError, UsageError
+from clmoe.metrics.answer_accuracy import get_scorer
+from clmoe.parallel.launch import launched
+from clmoe.recipe.schema import Recipe
+from clmoe.recipe.strategy_keys import USED
+from clmoe.runs.plan import ALL_TASKS, Node
 from clmoe.runs.run import Run
 from clmoe.stages.sequence import training_position
+
+
+def refuse_settings(recipe: Recipe) -> None:
+    """Refuse what would fail in the report, after everything else was done.
+
+    Raises:
+        UsageError: There is no such scorer.
+    """
+    get_scorer(recipe.report.scorer)
+
+
+def refuse_method(run: Run) -> None:
+    """Refuse settings of a method with which a training, perhaps the last, would fail.
+
+    Args:
+        run: The run as it would be with the command's overrides.
+
+    Raises:
+        UsageError: The memory has no room for every task, as far as the tasks are known; or a step
+            that the method needs whole would be divided.
+    """
+    recipe = run.recipe
+    if "memory" in USED[recipe.strategy.kind] and recipe.strategy.policy == "equal":
+        try:
+            check_room(recipe.strategy.memory, tasks=_known_tasks(run))
+        except DataError as error:
+            raise UsageError(error.message, hint=error.hint) from None
+    if recipe.strategy.kind != "none" and isinstance(recipe.train.micro_batch, int):
+        _refuse_divided_steps(recipe)
+
+
+def refuse_processes(run: Run) -> None:
+    """Refuse to share a training that is not up to date, where its method's steps stay whole.
+
+    Raises:
+        UsageError: Several processes would share it.
+    """
+    plan = run.plan
+    if not launched() or plan.recipe.strategy.kind == "none":
+        return
+    due = [node for node in plan.nodes() if node.stage == "train"]
+    if any(run.state(node).status != "fresh" for node in due):
+        _refuse_divided_steps(plan.recipe)
+
+
+def _refuse_divided_steps(recipe: Recipe) -> None:
+    from clmoe.baselines.registry import STRATEGIES
+    from clmoe.training.fitting import check_undivided
+
+    if STRATEGIES[recipe.strategy.kind].whole_steps:
+        check_undivided(recipe.train, kind=recipe.strategy.kind)
+
+
+def _known_tasks(run: Run) -> int:
+    """How many tasks there will be; 0 where only data that are not prepared yet can tell."""
+    from clmoe.data.sources.registry import get_source
+
+    data = run.recipe.data
+    if data.tasks is not None:
+        return len(data.tasks)
+    if run.state(Node("prepare")).status == "fresh":
+        return len(run.tasks)
+    return 0 if data.question_types else len(get_source(data.source).default_order)
 
 
 def refuse_training(run: Run, *, task: str | None, again: bool) -> None:
@@ -17,9 +85,11 @@ def refuse_training(run: Run, *, task: str | None, again: bool) -> None:
         again: Whether redoing was asked for.
 
     Raises:
-        UsageError: With what is due, or with everything that would become stale.
+        UsageError: With what is due, or with everything that would become stale; or the method's
+            settings cannot be.
     """
     plan = run.plan
+    refuse_method(run)
     if plan.recipe.protocol.joint:
         if task not in (None, ALL_TASKS):
             raise UsageError(

@@ -13,10 +13,12 @@ from clmoe.events import StageFinished, emit
 from clmoe.method.identification import identification
 from clmoe.metrics.accuracy_matrix import AccuracyMatrix, Cell
 from clmoe.metrics.answer_accuracy import score_all
-from clmoe.reporting.measured import Measured
+from clmoe.reporting.measured import Measured, OutdatedCell, outdated_reason, outdated_text
+from clmoe.reporting.oracle_cost import oracle_table
 from clmoe.reporting.understanding import tables as inside_tables
+from clmoe.runs.freshness import NodeState
 from clmoe.runs.manifest import Manifest
-from clmoe.runs.plan import Node
+from clmoe.runs.plan import Node, Plan
 from clmoe.runs.run import Run
 from clmoe.stages.result import Outcome, Table
 from clmoe.stages.understanding import understand
@@ -34,16 +36,20 @@ def measure(run: Run, *, after: int | None = None, scorer: str | None = None) ->
         InputStageError: There is no cell after any task.
     """
     plan, scorer = run.plan, scorer or run.recipe.report.scorer
-    fresh = {state.node.label for state in run.states() if state.status == "fresh"}
+    states = {state.node.label: state for state in run.states()}
     cells: dict[tuple[int, str], Cell] = {}
     undefined: dict[tuple[int, str], str] = {}
     found: dict[tuple[int, str], Manifest] = {}
+    outdated: dict[int, OutdatedCell] = {}
     last = len(plan.tasks) if after is None else after
     rows = (0, last) if plan.recipe.protocol.joint else range(last + 1)
     for row in rows:
         for task in plan.tasks:
             node = plan.cell(row, task)
-            if node.label not in fresh:
+            state = states.get(node.label)
+            if state is None or state.status != "fresh":
+                if state is not None and state.status != "missing":
+                    outdated.setdefault(row, _outdated(state, states=states, plan=plan))
                 continue
             found[row, task] = run.manifest(node)
             score = cell_score(run, node, scorer=scorer)
@@ -53,8 +59,9 @@ def measure(run: Run, *, after: int | None = None, scorer: str | None = None) ->
                 cells[row, task] = Cell(correct=score["correct"], asked=score["total"])
     newest = max((row for row, _ in found), default=0)
     if newest == 0:
+        told = f": {outdated_reason(outdated)}" if outdated else ""
         raise InputStageError(
-            "no row of the accuracy matrix is up to date", hint="clmoe eval --report ap-af"
+            f"no row of the accuracy matrix is up to date{told}", hint="clmoe eval --report ap-af"
         )
     oracle = run.recipe.eval.oracle_task
     seen = plan.tasks[:newest]
@@ -81,7 +88,21 @@ def measure(run: Run, *, after: int | None = None, scorer: str | None = None) ->
         identified=identified,
         oracle=oracle and plan.indexes,
         task_known=run.recipe.protocol.task_known,
+        outdated=outdated,
     )
+
+
+def _outdated(state: NodeState, *, states: Mapping[str, NodeState], plan: Plan) -> OutdatedCell:
+    """A cell waits for an input that waits for another: the first of them has the reason."""
+    first = state
+    while first.fingerprint is None:
+        above = (states.get(read.node.label) for read in plan.reads(first.node))
+        waited = next((other for other in above if other and other.status != "fresh"), None)
+        if waited is None:
+            break
+        first = waited
+    why = first.text.removeprefix(f"{first.status}: ")
+    return OutdatedCell(state.status, why=f"{first.node.label}: {why}")
 
 
 def cell_score(run: Run, node: Node, *, scorer: str) -> Mapping[str, Any]:
@@ -150,27 +171,33 @@ def present(
 ) -> tuple[Outcome, tuple[Table, ...], dict[str, Any], list[str]]:
     """Commit the report and return what `clmoe report` shows: outcome, tables, data and notes.
 
-    What needs another run, the cost of misidentified tasks, is shown and not committed.
+    What needs another run, the cost of misidentified tasks, is shown and not committed: in the
+    data it is the ``oracle`` of ``understanding``, null where no such run tells.
 
     Args:
         run: The run.
         kind: ``ap-af``, ``all`` or ``none``: what to show of the tables.
         figures: Also draw them, into the folder of the report.
     """
+    from clmoe.stages.oracle import oracle_cost  # it compares what `measure` finds
+
     measured = measure(run)
     inside = understand(run, measured)
     outcome = write(run, measured, understood=inside)
     tables = measured.tables(kind=kind)
+    cost = oracle_cost(run, scorer=measured.scorer)
     if kind == "all":
-        from clmoe.stages.oracle import oracle_tables
-
-        tables += (*inside_tables(inside), *oracle_tables(run, scorer=measured.scorer))
+        tables += (*inside_tables(inside), *oracle_table([] if cost is None else [cost]))
     notes = [f"written to {run.path / 'report'}"]
+    if measured.outdated:
+        command = "clmoe status" + ("" if run.is_current() else f" --run {run.name}")
+        notes.insert(0, f"{outdated_text(measured.outdated)}: `{command}` says why")
     drawn = draw(run, measured, understood=inside) if figures else ()
     if drawn:
         names = ", ".join(dict.fromkeys(path.stem for path in drawn))
         notes.append(f"figures, as PNG and SVG: {names} in {drawn[0].parent}")
-    data = {**measured.data(), "understanding": inside, "figures": [str(path) for path in drawn]}
+    shown = {**inside, "oracle": None if cost is None else cost.data()}
+    data = {**measured.data(), "understanding": shown, "figures": [str(path) for path in drawn]}
     return outcome, tables, data, notes
 
 

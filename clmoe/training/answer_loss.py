@@ -49,8 +49,11 @@ class AnswerLoss(nn.Module):
         """Wrap an adapted model; its parameters are used, not copied."""
         super().__init__()
         self.model = model
-        # The blocks that FSDP wraps, which Accelerate reads from whatever it is given.
-        self._no_split_modules = getattr(model.get_base_model(), "_no_split_modules", None)
+        # The blocks that FSDP wraps, which Accelerate reads from whatever it is given. A family may
+        # name more kinds than this model has (CLIP's text tower), which Accelerate refuses.
+        base = model.get_base_model()
+        named = getattr(base, "_no_split_modules", None) or ()
+        self._no_split_modules = sorted(set(named) & {type(m).__name__ for m in base.modules()})
 
     def forward(self, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
         """Return the sum over supervised tokens of ``-log p(O_j | I, O_<j)`` in fp32.

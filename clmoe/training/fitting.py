@@ -2,7 +2,8 @@
 
 `train.micro_batch: auto` is found by trial before the first step: forward and backward of the
 longest samples, with the optimizer's memory set aside, halving until it fits. The global batch
-stays, so the choice changes speed and never a result beyond rounding.
+stays, so the choice changes speed and never a result beyond rounding; a method whose steps cannot
+be divided takes each as a whole, or not at all.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from clmoe.data.batches import Batch
 from clmoe.data.prompts import IGNORE
-from clmoe.errors import MemoryExhaustedError
+from clmoe.errors import MemoryExhaustedError, UsageError
 from clmoe.events import Note, emit
 from clmoe.parallel.world import world
 from clmoe.recipe.schema import Train
@@ -32,6 +33,36 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def check_undivided(settings: Train, *, kind: str) -> None:
+    """Refuse to divide the steps of a method that compares all samples of a step.
+
+    A step is of ``2 * train.batch_size`` samples, half of them from memory; that of the first task,
+    which has no memory yet, is judged like the others.
+
+    Args:
+        settings: The recipe's ``train`` section.
+        kind: The method's ``strategy.kind``.
+
+    Raises:
+        UsageError: A step would be divided among processes or into micro-batches.
+    """
+    micro, step = settings.micro_batch, 2 * settings.batch_size
+    because = f"strategy.kind={kind} compares all samples of a step with each other"
+    if world().size > 1:
+        raise UsageError(
+            f"{because}, so its steps cannot be divided among {world().size} processes",
+            hint="train in one process",
+        )
+    if isinstance(micro, int) and micro < step:
+        raise UsageError(
+            f"{because}, so a step of {step} samples (train.batch_size, and as many from memory) "
+            f"cannot be taken {micro} at a time",
+            hint=f"set train.micro_batch=null, or train.batch_size to at most {micro // 2}"
+            if micro > 1
+            else "set train.micro_batch=null",
+        )
+
+
 def micro_batch_size(
     trial: Callable[[list[int]], Tensor],
     *,
@@ -40,6 +71,7 @@ def micro_batch_size(
     parameters: Sequence[Tensor],
     settings: Train,
     label: str,
+    whole: bool = False,
 ) -> int:
     """Return the samples that each process takes at a time.
 
@@ -50,16 +82,20 @@ def micro_batch_size(
         parameters: What is trained.
         settings: The recipe's ``train`` section.
         label: What the note calls this training.
+        whole: Whether a step cannot be divided.
 
     Raises:
-        MemoryExhaustedError: Not even a single sample fits.
+        MemoryExhaustedError: Not even a single sample fits, or not the whole step.
     """
-    share = -(-min(step, len(lengths)) // world().size)
+    # A small memory is drawn from with repetition: a step may have more samples than there are.
+    share = step if whole else -(-min(step, len(lengths)) // world().size)
     if settings.micro_batch != "auto":
         return settings.micro_batch or share
     longest = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     micro = share
     while not _fits(lambda: trial(longest[:micro]), parameters):  # noqa: B023
+        if whole:
+            raise MemoryExhaustedError(f"a whole step of {share} samples does not fit")
         if micro == 1:
             raise MemoryExhaustedError("a single sample does not fit")
         micro = -(-micro // 2)

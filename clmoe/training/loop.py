@@ -15,17 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from clmoe.baselines.base import Strategy, StrategyLoss, part_of
+from clmoe.baselines.base import WITH_SHARDS, Strategy, StrategyLoss, part_of
 from clmoe.data.batches import Batch, collate, training_order, with_replay
 from clmoe.data.prompts import IGNORE, Encoded
 from clmoe.errors import ClmoeError
 from clmoe.events import Progress, emit
-from clmoe.parallel.engine import can_resume, make_engine, micro_batch, prepare
+from clmoe.parallel.engine import can_resume, make_engine, micro_batch, prepare, refuse_shards
 from clmoe.parallel.world import world
 from clmoe.recipe.schema import Strategy as Settings
 from clmoe.recipe.schema import Train
 from clmoe.training.checkpoint import Checkpoint, TrainingState, trainable_tensors
-from clmoe.training.fitting import micro_batch_size, without_labels
+from clmoe.training.fitting import check_undivided, micro_batch_size, without_labels
 from clmoe.training.optimizer import make_optimizer
 from clmoe.training.seeds import generator, stream
 from clmoe.training.training_log import TrainingLog
@@ -58,12 +58,18 @@ def train_adapter(
 
     Raises:
         ClmoeError: There is nothing to train on, or the loss stopped being finite.
+        UsageError: The method's steps cannot be divided, and would be; or it needs whole
+            parameters, and they would be sharded.
     """
     ours, method = world(), strategy or Strategy(Settings())
     own = len(samples) - len(method.memory)  # the samples from here on are of the memory
     if own <= 0:
         raise ClmoeError(f"{label}: there is nothing to train on")
+    if method.whole_steps:
+        check_undivided(settings, kind=method.settings.kind)
     engine = make_engine(next(model.parameters()).device)
+    if method.settings.kind not in WITH_SHARDS:
+        refuse_shards(engine, what=f"strategy.kind={method.settings.kind}")
     lengths = [len(sample.input_ids) for sample in samples]
     supervised = [sum(label != IGNORE for label in sample.labels[1:]) for sample in samples]
     batches_per_epoch = math.ceil(own / settings.batch_size)
@@ -87,11 +93,13 @@ def train_adapter(
     micro = micro_batch_size(
         lambda rows: loss_at(rows, rows), lengths=lengths, parameters=list(parameters.values()),
         step=settings.batch_size * (2 if method.memory else 1), settings=settings, label=label,
+        whole=method.whole_steps,
     )  # fmt: skip
     method.restore(method.moving())  # as if nothing had been tried
     optimizer, schedule = make_optimizer(parameters.values(), settings=settings, steps=steps)
     loss_of, optimizer = prepare(engine, loss_of, optimizer, micro_batch=micro, clip=settings.clip)
     parameters = trainable_tensors(model)  # sharding puts others in their place
+    method.prepared(parameters)
     kept = checkpoint if can_resume(engine) else None
     saved = Checkpoint(kept, model=model, optimizer=optimizer, schedule=schedule, strategy=method)
     state = saved.load() or TrainingState(step=0, losses=[])

@@ -101,9 +101,8 @@ def base_bytes(shape: BaseShape, load: Load) -> int:
 
 
 def adapter_bytes(shape: BaseShape, load: Load) -> int:
-    """Bytes of what is trained: the experts in float32, a trained projector in the base's dtype."""
-    projector = shape.projector * load.size if load.trains_projector else 0
-    return shape.trainable * FLOAT + projector
+    """Bytes of what is trained, in float32: the experts, and a projector that is trained."""
+    return (shape.trainable + (shape.projector if load.trains_projector else 0)) * FLOAT
 
 
 def checkpoint_bytes(shape: BaseShape, load: Load) -> int:
@@ -193,7 +192,7 @@ def _backward_moments(
     needs += _unpacked(shape, load)
     if load.trains_projector:
         tower = shape.tower.hidden if shape.tower else shape.hidden
-        rest += load.batch * load.image_tokens * (tower + 2 * shape.hidden) * size
+        rest += load.batch * load.image_tokens * (tower + 2 * shape.hidden) * FLOAT
     inputs = tokens * shape.hidden * size
     if load.checkpointing:
         kept, last = shape.layers * inputs + rest, block
@@ -213,7 +212,8 @@ def _backward_moments(
 
 def _pictures(shape: BaseShape, load: Load) -> int:
     """Bytes of the pictures' features and embeddings, and of the vision tower before them."""
-    features = load.batch * load.image_tokens * shape.hidden * load.size
+    projected = FLOAT if load.trains_projector else load.size
+    features = load.batch * load.image_tokens * shape.hidden * projected
     embeddings = 2 * load.batch * load.tokens * shape.hidden * load.size
     if shape.tower is None:
         return 2 * features + embeddings

@@ -14,6 +14,7 @@ from clmoe.baselines.base import Strategy, StrategyLoss, Task, part_of
 from clmoe.baselines.registry import make_strategy
 from clmoe.data.batches import collate, with_replay
 from clmoe.recipe.schema import Strategy as Settings
+from clmoe.training.checkpoint import trainable_tensors
 
 LIMITS = {"ewc": 1.3, "mas": 1.3, "er": 2.2, "der": 2.2, "derpp": 2.2}
 BATCH, ROUNDS = 16, 9
@@ -56,6 +57,7 @@ def test_a_step_costs_what_is_said(make_task: Callable[..., Task]) -> None:
             strategy.after_task(make_task("recognition", count=40))
             task = make_task(count=40)
             strategy.before_task(task)
+            strategy.prepared(trainable_tensors(task.model))
             steps[kind] = step_of(task, strategy)
         taken: dict[str, list[float]] = {kind: [] for kind in steps}
         for turn in range(ROUNDS + 2):

@@ -73,6 +73,7 @@ def test_the_penalty_is_zero_at_the_anchor_and_pulls_back_elsewhere(
     assert strategy.penalty() is None
     strategy.after_task(task)
     strategy.before_task(task)
+    strategy.prepared(trainable_tensors(task.model))
     start = strategy.penalty()
     assert start is not None
     start.backward()  # type: ignore[no-untyped-call]
@@ -119,6 +120,46 @@ def test_importances_of_other_tensors_are_refused(make_task: Callable[..., Task]
     strategy.importance = {"something.else": torch.ones(2)}
     with pytest.raises(ClmoeError, match="of other tensors"):
         strategy.before_task(make_task())
+
+
+@BOTH
+def test_the_penalty_pulls_at_the_parameters_that_the_optimizer_moves(
+    make_task: Callable[..., Task], method: type[Penalty]
+) -> None:
+    """An engine may put other parameters in the place of those that were anchored."""
+    task = make_task(count=2)
+    strategy = method(settings())
+    strategy.prepared({})  # a first task has no anchors
+    assert strategy.penalty() is None
+    strategy.after_task(task)
+    strategy.before_task(task)
+    with pytest.raises(AssertionError, match="the parameters that the optimizer moves"):
+        strategy.penalty()
+    live = {n: torch.nn.Parameter(p.detach() + 1) for n, p in trainable_tensors(task.model).items()}
+    strategy.prepared(live)
+    penalty = strategy.penalty()
+    assert penalty is not None
+    penalty.backward()  # type: ignore[no-untyped-call]
+    expected = strategy.factor * sum(float(t.sum()) for t in strategy.importance.values())
+    assert float(penalty.detach()) == pytest.approx(strategy.settings.strength * expected, rel=1e-3)
+    assert all(p.grad is not None for p in live.values())
+    assert all(p.grad is None for p in trainable_tensors(task.model).values())
+
+
+def test_the_penalty_takes_no_shards_and_no_other_parameters(
+    make_task: Callable[..., Task],
+) -> None:
+    task = make_task(count=2)
+    strategy = EWC(settings())
+    strategy.after_task(task)
+    strategy.before_task(task)
+    live = trainable_tensors(task.model)
+    with pytest.raises(AssertionError, match="other parameters"):
+        strategy.prepared(dict(list(live.items())[1:]))
+    shard: Any = torch.nn.Parameter(torch.empty(0))
+    shard.ds_id = 0
+    with pytest.raises(AssertionError, match="whole parameters"):
+        strategy.prepared(live | {next(iter(live)): shard})
 
 
 def test_as_many_samples_as_asked_for(make_task: Callable[..., Task]) -> None:

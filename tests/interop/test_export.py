@@ -13,6 +13,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 import yaml
 
 from clmoe.errors import ClmoeError, InputStageError, UsageError
@@ -20,9 +21,14 @@ from clmoe.interop import hub
 from clmoe.interop.bundle import BundleSettings, read_settings
 from clmoe.interop.model_card import CardCell, CardFacts, model_card
 from clmoe.model.adapter_info import AdapterInfo
-from clmoe.runs.plan import Node
+from clmoe.recipe.load import load_recipe
+from clmoe.recipe.schema import Base
+from clmoe.runs.plan import Node, Plan
 from clmoe.runs.run import Run
 from clmoe.stages.audit import audit
+from clmoe.stages.export import _caveats as caveats
+from clmoe.stages.export import _dtype as dtype_used
+from clmoe.stages.export import _settings as settings_rows
 from clmoe.stages.export import export_bundle
 from clmoe.stages.result import Result
 
@@ -157,6 +163,69 @@ class TestCard:
         assert "Plain PEFT gives the one expert, and here that is everything" in text
         assert ".from_pretrained('llava-hf/llava-1.5-7b-hf', revision='abc123')" in text
 
+    def test_what_the_run_did_otherwise_is_said(self) -> None:
+        facts = CardFacts(
+            "n", "clmoe", [("r", "8")], "exact", "test", [CardCell("a", 1.0, 2)], 50.0, "vqa_v2",
+            {"clmoe": "1"}, joint=True, caveats=("The true task was given.",),
+        )  # fmt: skip
+        settings = BundleSettings(
+            2, "me/base", None, "auto", "\nOne word.", ("a", "b"), False, 1.0, "x", 0.0, 8,
+            dtype="bfloat16", device="cuda",
+        )  # fmt: skip
+        info = AdapterInfo(1, 8, 16.0, "ffn", "per-block", {}, (), None)
+        text = model_card(facts, bundle=settings, info=info)
+        assert "one LoRA that learned all tasks at once with" in text
+        assert "Accuracy after all of these tasks, scorer" in text
+        assert "The true task was given." in text
+        assert "exactly" not in text
+        assert "In bfloat16 they may also differ with the questions that share a batch." in text
+        assert "clmoe.load(folder, device='cuda')" in text
+        assert r'["what color is it?\nOne word."]' in text
+        assert "from_pretrained('me/base', dtype='bfloat16')" in text
+        assert rows(text)["the base when it answered"] == ["bfloat16, on cuda"]
+
+    def test_only_settings_that_had_a_part(self) -> None:
+        def names(*overrides: str) -> set[str]:
+            recipe = load_recipe(None, overrides=overrides).recipe
+            return {name for name, _ in settings_rows(Plan(recipe, ("a", "b")))}
+
+        whole = names()
+        assert {"top K", "gamma", "beta", "task index", "routers"} <= whole
+        assert whole - names("method.name=ema") == {"top K", "beta", "task index", "routers"}
+        assert "gamma" not in names("method.name=moelora")
+        assert names("method.name=ewc") - whole == {"strategy"}
+
+    @pytest.mark.parametrize(
+        ("override", "told"),
+        [
+            ("eval.oracle_task=true", "with the true task of each question"),
+            ("index.noise=0.5", "a share of 0.5 of the task ids at random"),
+            ("protocol.task_known=true", "could show the model their task"),
+            ("eval.beta=0.5", ""),
+        ],
+    )
+    def test_caveats(self, override: str, told: str) -> None:
+        recipe = load_recipe(None, overrides=[override]).recipe
+        found = caveats(Plan(recipe, ("a", "b")))
+        assert len(found) == bool(told)
+        assert told in " ".join(found)
+
+    @pytest.mark.parametrize(
+        ("dtype", "device", "used"),
+        [
+            ("auto", "cpu", "float32"),
+            ("auto", None, "auto"),
+            ("bfloat16", "cpu", "bfloat16"),
+            ("float32", None, "float32"),
+        ],
+    )
+    def test_the_dtype_that_auto_was(self, dtype: Any, device: str | None, used: str) -> None:
+        assert dtype_used(Base(dtype=dtype), device) == used
+
+    def test_auto_was_bfloat16_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        assert dtype_used(Base(), "cuda") == "bfloat16"
+
 
 class TestFolder:
     """What is written."""
@@ -167,7 +236,9 @@ class TestFolder:
             "README.md", "adapter_config.json", "adapter_model.safetensors", "clmoe.json",
             "index", "task_router",
         }  # fmt: skip
-        facts = {row[0]: row[1] for row in audit([exported]).tables[0].rows}
+        audited = audit([exported])
+        facts = {row[0]: row[1] for row in audited.tables[0].rows}
+        assert audited.notes[0] == "the base when it answered: float32, on cpu"
         assert facts["format"] == "clmoe bundle"
         assert facts["tasks"] == "recognition, location, count (beta 0.5)"
 

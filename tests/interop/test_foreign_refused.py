@@ -12,10 +12,21 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from clmoe.errors import ClmoeError
+from clmoe.stages.audit import audit
 from clmoe.stages.foreign import import_adapter
-from tests.interop.layouts import random_experts, released_tensors, write_released
+from tests.interop.layouts import (
+    HIDDEN,
+    INNER,
+    LAYERS,
+    VISION,
+    random_experts,
+    released_tensors,
+    write_released,
+)
 
 START = "base_model.model.model.layers.0.mlp.up_proj"
 
@@ -116,6 +127,95 @@ def test_half_a_projector(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("0.bias", (7,), r"linear_1.bias of the projector has shape \[7\], expected \[32\] as"),
+        ("2.bias", (7,), r"linear_2.bias of the projector has shape \[7\], expected \[32\] as"),
+        ("2.weight", (32, 31), r"linear_2.weight .* has shape \[32, 31\], expected \[32, 32\]"),
+        ("0.weight", (32,), r"linear_1.weight of the projector has shape \[32\], expected"),
+        ("0.weight", (), r"linear_1.weight of the projector has shape \[\], expected"),
+    ],
+)
+def test_a_projector_that_does_not_fit_itself(
+    place: Path, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    experts = random_experts()
+    experts.projector[name] = torch.ones(shape)
+    source = write_released(place / "a", experts)
+    error = refused(source, message)
+    assert error.hint == "the projector is of another checkpoint, or damaged"
+    with pytest.raises(ClmoeError, match=message):
+        audit([source])
+
+
+def test_an_adapter_of_this_project_with_such_a_projector(tmp_path: Path) -> None:
+    import_adapter(write_released(tmp_path / "a", random_experts()), out=tmp_path / "b", base=None)
+    weights = tmp_path / "b" / "adapter_model.safetensors"
+    name = "base_model.model.model.multi_modal_projector.linear_2.bias"
+    save_file(load_file(weights) | {name: torch.ones(7)}, weights)
+    with pytest.raises(ClmoeError, match=r"linear_2.bias of the projector has shape \[7\]"):
+        audit([tmp_path / "b"])
+
+
+def projector(vision: int, between: int, hidden: int) -> dict[str, torch.Tensor]:
+    return {
+        "0.weight": torch.ones(between, vision), "0.bias": torch.ones(between),
+        "2.weight": torch.ones(hidden, between), "2.bias": torch.ones(hidden),
+    }  # fmt: skip
+
+
+def test_a_projector_that_does_not_fit_the_experts(place: Path) -> None:
+    experts = random_experts()
+    experts.projector = projector(24, 40, 40)
+    refused(write_released(place / "a", experts), "the projector gives 40 values, .* reads 32")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((32, 32, 32), "projector reads pictures 32 values wide, in .*llava it is 24"),
+        ((24, 40, 32), "projector has between its linears 40 values wide, in .*llava it is 32"),
+    ],
+)
+def test_a_projector_that_does_not_fit_the_base(
+    place: Path, sizes: tuple[int, int, int], message: str
+) -> None:
+    experts = random_experts()
+    experts.projector = projector(*sizes)
+    text = LlamaConfig(
+        hidden_size=HIDDEN, intermediate_size=INNER, num_hidden_layers=LAYERS, vocab_size=8,
+        num_attention_heads=2,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=VISION, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    LlavaConfig(vision_config=vision, text_config=text).save_pretrained(place / "llava")
+    source = write_released(place / "a", experts, "mcitlib")
+    error = refused(source, message, base=str(place / "llava"))
+    assert error.hint == "the adapter is of another base model: name it with --base"
+
+
+def test_sizes_that_the_base_leaves_to_the_defaults(place: Path) -> None:
+    """The published LLaVA-1.5 does not write the sizes of its decoder, which are Llama's."""
+    (place / "llava").mkdir()
+    said = {"model_type": "llava", "text_config": {"model_type": "llama"}}
+    (place / "llava" / "config.json").write_text(json.dumps(said))
+    source = write_released(place / "a", random_experts(), "mcitlib")
+    refused(
+        source,
+        "down_proj reads 48 values, in the base .* it reads 11008",
+        base=str(place / "llava"),
+    )
+
+
+def test_the_released_codes_own_width_of_pictures(place: Path) -> None:
+    source = write_released(place / "a", random_experts())
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | {"mm_hidden_size": 1024}))
+    refused(source, "reads pictures 24 values wide, in .*config.json it is 1024")
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         (
@@ -128,6 +228,8 @@ def test_half_a_projector(place: Path) -> None:
         ({"peft_type": "CLMOE"}, "method 'CLMOE', expected"),
         ({"use_rslora": True}, "use_rslora is True, which changes what the tensors compute"),
         ({"bias": "all"}, "bias is 'all'"),
+        ({"r": 8.5}, "r is 8.5, expected a whole number"),
+        ({"expert_num": "4"}, "expert_num is '4', expected a whole number"),
         ({"lora_alpha": None}, "is not a complete configuration"),
     ],
 )

@@ -21,9 +21,10 @@ from tokenizers import (
     pre_tokenizers,
     processors,
     trainers,
-)
+)  # fmt: skip
 
 LAYERS = 2
+SQUARE = {"height": 16, "width": 16}
 QUESTIONS = [
     ("What is the man doing?", "skiing"),
     ("Is it red?", "no"),
@@ -162,9 +163,7 @@ def llava(folder: Path) -> None:
         vision_feature_layer=-1,
     )
     hf.LlavaForConditionalGeneration(config).save_pretrained(folder)
-    processor = hf.CLIPImageProcessorPil(
-        size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16}
-    )
+    processor = hf.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=SQUARE)
     hf.LlavaProcessor(
         processor,
         tokenizer,
@@ -186,9 +185,7 @@ def llava_next(folder: Path) -> None:
     )
     hf.LlavaNextForConditionalGeneration(config).save_pretrained(folder)
     processor = hf.LlavaNextImageProcessorPil(
-        size={"shortest_edge": 16},
-        crop_size={"height": 16, "width": 16},
-        image_grid_pinpoints=grid,
+        size={"shortest_edge": 16}, crop_size=SQUARE, image_grid_pinpoints=grid
     )
     template = (
         "{% for m in messages %}{{ m.role | upper }}: "
@@ -294,14 +291,7 @@ def _idefics(folder: Path, *, model: type, config: type) -> Any:
     model(
         config(
             text_config=llama_text(tokenizer),
-            vision_config={
-                "hidden_size": 24,
-                "intermediate_size": 40,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": 16,
-                "patch_size": 4,
-            },
+            vision_config=vision(dict, patch=4),
             scale_factor=2,
             image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         )
@@ -361,7 +351,7 @@ def gemma3(folder: Path) -> None:
         "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
     )
     hf.Gemma3Processor(
-        hf.Gemma3ImageProcessorPil(size={"height": 16, "width": 16}),
+        hf.Gemma3ImageProcessorPil(size=SQUARE),
         tokenizer,
         image_seq_length=4,
         chat_template=template,
@@ -376,7 +366,7 @@ def paligemma(folder: Path) -> None:
         extra_special_tokens={"image_token": "<image>"},
         **GEMMA_FIELDS,
     )
-    images = hf.SiglipImageProcessorPil(size={"height": 16, "width": 16})
+    images = hf.SiglipImageProcessorPil(size=SQUARE)
     images.image_seq_length = 4
     processor = hf.PaliGemmaProcessor(images, tokenizer)
     config = hf.PaliGemmaConfig(

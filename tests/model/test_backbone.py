@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import huggingface_hub
 import pytest
 import torch
@@ -11,7 +9,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from clmoe.errors import ClmoeError
-from clmoe.model import backbone as backbone_module
 from clmoe.model.backbone import embed, load_backbone, project_images
 from clmoe.recipe.schema import Base
 
@@ -67,7 +64,11 @@ def test_load_the_built_in_base():
 
 def test_choices_and_their_reasons(folder):
     loaded = load_backbone(Base(model=str(folder), prompt="chat", attention="eager"))
-    assert loaded.choices == ("float32: the device is cpu", "eager: base.attention")
+    assert loaded.choices == (
+        "float32: the device is cpu",
+        "eager: base.attention",
+        "prompt chat: base.prompt",
+    )
     assert loaded.prompt == "chat"
     assert loaded.model.config._attn_implementation == "eager"
     half = load_backbone(Base(model=str(folder), dtype="bfloat16"))
@@ -75,26 +76,6 @@ def test_choices_and_their_reasons(folder):
     assert half.choices[0] == "bfloat16: base.dtype"
     given = load_backbone(Base(model=str(folder)), dtype=torch.bfloat16)
     assert given.model.lm_head.weight.dtype is torch.bfloat16
-
-
-def test_dtype_and_attention_on_a_gpu(monkeypatch):
-    cuda = torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
-    assert backbone_module._choose_dtype("auto", cuda, None)[0] is torch.bfloat16
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
-    assert backbone_module._choose_dtype("auto", cuda, None)[0] is torch.float32
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    choose = backbone_module._choose_attention
-    assert choose("auto", cuda, torch.bfloat16)[0] == "flash_attention_2"
-    assert choose("auto", cuda, torch.float32)[0] == "sdpa"
-    assert choose("auto", torch.device("cpu"), torch.bfloat16)[0] == "sdpa"
-
-
-def test_flash_attention_that_is_not_installed(folder, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ClmoeError, match="flash-attn is not installed") as caught:
-        load_backbone(Base(model=str(folder), attention="flash_attention_2"))
-    assert caught.value.hint.startswith("pip install flash-attn --no-build-isolation")
 
 
 def test_missing_weights_while_offline(offline):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import (
@@ -292,3 +294,18 @@ def test_what_cannot_be_quantised() -> None:
     stored.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     with pytest.raises(ClmoeError, match="some/base is stored quantised already"):
         options(stored)
+
+
+@pytest.mark.parametrize("what", ["missing", "shape"])
+def test_a_weight_that_the_files_do_not_hold(folder: Path, tmp_path: Path, what: str) -> None:
+    pytest.importorskip("bitsandbytes", reason=NEEDS)
+    place = Path(shutil.copytree(folder, tmp_path / "edited"))
+    tensors = load_file(place / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layers.1.mlp.up_proj.weight"))
+    taken = tensors.pop(name)
+    if what == "shape":
+        tensors[name] = taken[:64].clone()
+    save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ClmoeError, match="do not hold every weight of the model: 1 ") as caught:
+        load_backbone(Base(model=str(place), quantization="nf4"))
+    assert "model.language_model.layers.1.mlp.up_proj.weight" in caught.value.message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -12,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from accelerate.commands.launch import launch_command_parser
 from safetensors.torch import load_file
+from torch.distributed.run import config_from_args, get_args_parser
 
 from clmoe.errors import ClmoeError, UsageError
 from clmoe.parallel import failures, launch
 from tests.conftest import SMALL
 from tests.parallel.failing import HOW
 
+ROOT = Path(__file__).parents[2]
+MULTI_GPU = ROOT / "recipes" / "accelerate" / "multi_gpu.yaml"
 # Two processes take eight samples each of a batch of 16; so does the single process, in turn.
 SAME_SHARES = "train.micro_batch=8"
 
@@ -33,7 +38,7 @@ def command(runs: Path, *words: str, module: str = "clmoe_cli", **variables: str
         text=True,
         timeout=300,
         env={**os.environ, **variables},
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )
 
 
@@ -161,6 +166,28 @@ def test_sharding_that_silently_became_copies_is_refused(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_processes_for_gpus_are_refused_where_there_is_none(tmp_path: Path) -> None:
+    """The command that the shipped configuration names, on a machine without a GPU."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    words = ["launch", "--config_file", str(MULTI_GPU), "--num_processes", "2"]
+    words += ["--main_process_port", "0", "-m", "clmoe_cli", "--runs", str(tmp_path)]
+    words += ["run", "shapes", "--name", "small", *SMALL]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.accelerate_cli", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={name: value for name, value in os.environ.items() if name != launch.CPU},
+        cwd=ROOT,
+    )
+    assert done.returncode != 0
+    said = "error: Accelerate's launcher started 2 processes for GPUs, but PyTorch finds no GPU"
+    assert said in done.stderr
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+@pytest.mark.slow
 def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
     words = ["run", "shapes", "--processes", "2", *SMALL, "train.epochs=400"]
     with subprocess.Popen(
@@ -182,13 +209,37 @@ def test_an_interrupt_ends_all_processes(tmp_path: Path) -> None:
     assert "Traceback" not in rest
 
 
-def test_a_command_line_for_each_launcher() -> None:
-    words = ["train", "--processes", "2", "train.lr=1e-3"]
-    parsed = launch_command_parser().parse_args(launch.accelerate_arguments(2, words))
+@pytest.mark.parametrize("option", ["--run", "--runs", "--task", "--node", "--max", "-h", "-m"])
+def test_a_command_line_for_each_launcher(option: str) -> None:
+    words = ["train", option, "small", "--processes", "2", "train.lr=1e-3"]
+    options = launch.accelerate_options(2)
+    parsed = launch.parsed(launch_command_parser(), options, words)
     assert (parsed.multi_gpu, parsed.num_processes, parsed.num_machines) == (True, 2, 1)
     assert (parsed.module, parsed.mixed_precision) == (True, "no")
     assert (parsed.training_script, parsed.training_script_args) == ("clmoe_cli", words)
-    assert launch.torchrun_arguments(2, words)[-6:] == ["-m", "clmoe_cli", *words]
+    parser = get_args_parser()  # type: ignore[no-untyped-call]
+    parsed = launch.parsed(parser, launch.torchrun_options(2), words)
+    assert (parsed.standalone, parsed.nproc_per_node, parsed.run_path) == (True, "2", False)
+    assert (parsed.module, parsed.training_script) == (True, "clmoe_cli")
+    assert config_from_args(parsed)[2] == ["-u", "-m", "clmoe_cli", *words]  # type: ignore[no-untyped-call]
+
+
+def test_a_launcher_that_refuses_its_options_prints_no_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(ClmoeError, match=r"does not start: .*unrecognized arguments: --no-such$"):
+        launch.parsed(argparse.ArgumentParser("torchrun"), ["--no-such"], [])
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.slow
+def test_a_run_is_named_with_an_option(runs: Path) -> None:
+    words = ["train", "--run", "small", "--task", "recognition", "--again", "--lr=4e-3"]
+    done = command(runs, *words, "--processes", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["command"] == "train"
+    manifest = json.loads((runs / "small" / "train" / "01-recognition/manifest.json").read_text())
+    assert manifest["counts"]["processes"] == 2
 
 
 @pytest.mark.parametrize(

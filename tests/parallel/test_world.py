@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from clmoe.errors import ClmoeError
+from clmoe.errors import ClmoeError, UsageError
 from clmoe.model.adapter_file import adapter_tensors
 from clmoe.parallel.engine import check_engine
-from clmoe.parallel.launch import ASKED
+from clmoe.parallel.launch import ASKED, CPU, cpu_asked
 from clmoe.parallel.world import World, join, world
 from tests.parallel import ranks
 
@@ -52,6 +52,26 @@ def test_fewer_processes_than_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv(ASKED, "2")
     with pytest.raises(ClmoeError, match="2 processes were asked for, but 1 started"):
         join()
+
+
+def test_processes_of_accelerates_launcher_that_find_no_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="started 2 processes for GPUs, but PyTorch finds no GPU"):
+        join()
+    monkeypatch.setenv(CPU, "False")
+    with pytest.raises(UsageError, match="finds no GPU"):
+        join()
+
+
+@pytest.mark.parametrize(("value", "asked"), [("true", True), ("True", True), ("0", False)])
+def test_a_request_for_the_cpu(monkeypatch: pytest.MonkeyPatch, value: str, asked: bool) -> None:
+    assert not cpu_asked()
+    monkeypatch.setenv(CPU, value)
+    assert cpu_asked() is asked
 
 
 class FakeAccelerator:

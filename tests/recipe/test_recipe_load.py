@@ -83,6 +83,20 @@ def test_gamma_needs_permission(gamma: float) -> None:
     assert Merge(gamma=1).gamma == 1
 
 
+@pytest.mark.parametrize("method", ["ewc", "mas"])
+def test_the_weight_of_a_penalty_has_no_default(method: str) -> None:
+    (problem,) = problems("", f"method.name={method}")
+    assert problem.startswith("strategy.strength is not set: how much")
+    chosen = resolve_text(
+        "", origin="x", overrides=[f"method.name={method}", "strategy.strength=1"]
+    )
+    assert chosen.recipe.strategy.strength == 1
+    assert resolve_text("", origin="x", overrides=["method.name=er"]).recipe.strategy.kind == "er"
+    for recipe in ("shapes", "vqa_v2"):
+        overrides = [f"method.name={method}", "data.root=/nowhere"]
+        assert load_recipe(recipe, overrides=overrides).recipe.strategy.strength != 1
+
+
 @pytest.mark.parametrize(
     "text", ["- a list", "train: {lr: 1", "a: 1\na: 2", "train: {lr: 1, lr: 2}"]
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clmoe.metrics.accuracy_matrix import AccuracyMatrix, Cell
+from clmoe.recipe.presets import PRESETS
 from clmoe.reporting.compared_run import ComparedRun
 
 TASKS = ("color", "count")
@@ -15,9 +16,14 @@ PAPER_SETTINGS: dict[str, Any] = {
     "adapter.experts": 8,
     "route.top_k": 2,
     "merge.gamma": 0.7,
+    "merge.rule": "roles",
     "eval.beta": 0.5,
     "eval.oracle_task": False,
     "protocol.task_known": False,
+    "protocol.joint": False,
+    "protocol.per_task": False,
+    "protocol.order": "forward",
+    "strategy.kind": "none",
 }
 
 
@@ -49,11 +55,12 @@ def made_run(
         }
     special = {
         key: changes.pop(key)
-        for key in ("data", "identified", "parameters", "extra_bytes", "scorer")
+        for key in ("data", "identified", "parameters", "extra_bytes", "extra", "scorer")
         if key in changes
     }
     settings = {
         **PAPER_SETTINGS,
+        **PRESETS[method].values,
         "method.name": method,
         "train.seed": seed,
         **{key.replace("__", "."): value for key, value in changes.items()},

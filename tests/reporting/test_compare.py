@@ -131,6 +131,29 @@ class TestLabels:
             made_run("a", eval__oracle_task=True), made_run("b", protocol__task_known=True)
         ) == ["clmoe, true task ids", "clmoe, task given"]
 
+    def test_a_key_that_departs_from_the_preset_is_always_told(self) -> None:
+        assert self.labels(
+            made_run("a", merge__rule="none"),
+            made_run("b", method="vanilla", strategy__kind="er"),
+            made_run("c", method="er", eval__beta=0.5),
+        ) == ["clmoe merge.rule=none", "vanilla strategy.kind=er", "er eval.beta=0.5"]
+
+    def test_it_is_told_once_beside_what_differs(self) -> None:
+        assert self.labels(
+            made_run("a", merge__rule="none", merge__gamma=0.6),
+            made_run("b", merge__rule="none"),
+            made_run("c", adapter__experts=4),
+        ) == [
+            "clmoe adapter.experts=8 merge.gamma=0.6 merge.rule=none",
+            "clmoe adapter.experts=8 merge.gamma=0.7 merge.rule=none",
+            "clmoe adapter.experts=4 merge.gamma=0.7 merge.rule=roles",
+        ]
+
+    def test_a_size_that_no_preset_tells_methods_apart_by_is_none(self) -> None:
+        assert self.labels(
+            made_run("a", route__top_k=3), made_run("v", method="vanilla", route__top_k=3)
+        ) == ["clmoe", "vanilla"]
+
     @pytest.mark.parametrize(
         ("given", "text"),
         [(0.0003, "0.0003"), (1, "1"), (True, "true"), (None, "null"), (["a", "b"], "a,b")],
@@ -156,6 +179,12 @@ class TestReference:
         vanilla = made_run("v", method="vanilla", rows=VANILLA, **other)  # type: ignore[arg-type]
         wanted = "no vanilla run of the same data, order and seed is among these runs"
         assert self.reason(vanilla) == wanted
+
+    def test_vanilla_in_name_alone_is_none(self) -> None:
+        replaying = made_run("v", method="vanilla", rows=VANILLA, strategy__kind="er")
+        wanted = "no vanilla run of the same data, order and seed is among these runs"
+        assert self.reason(replaying) == wanted
+        assert self.reason(replaying, made_run("w", method="vanilla", rows=VANILLA)) is None
 
     def test_two_that_differ_are_not_chosen_between(self) -> None:
         first = made_run("v1", method="vanilla", rows=VANILLA, train__lr=1e-3)

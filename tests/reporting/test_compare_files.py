@@ -104,6 +104,25 @@ def test_the_cost_of_misidentification_needs_a_twin() -> None:
 def test_extra_memory_in_mebibytes(ten: Comparison) -> None:
     table = shown(ten)[0]["what a method needs"]
     assert column(table, "extra MiB") == ["-", "3.00"]
+    told = "extra MiB -: these trainings were made before it was measured (vanilla)"
+    assert told in notes(ten, paper=shown(ten)[1])
+
+
+def test_extra_memory_that_is_known_needs_no_note() -> None:
+    known = compare([made_run("c", extra_bytes=0, parameters=8)])
+    side = paper_side(known, which="none")
+    assert not any("extra MiB" in line for line in notes(known, paper=side))
+    nothing = compare([made_run("c")])  # then there is no table of it
+    assert not any("extra MiB" in line for line in notes(nothing, paper=side))
+
+
+def test_extra_memory_by_its_parts() -> None:
+    parts = {"memory": 20, "logits": 10}
+    found = compare([made_run("e", method="er", extra_bytes=30, extra=parts), made_run("c")])
+    side = paper_side(found, which="none")
+    groups = json.loads(render(found, paper=side, form="json"))["groups"]
+    assert [group["extra_bytes"] for group in groups] == [30, None]
+    assert [group["extra"] for group in groups] == [parts, None]
 
 
 def test_csv_has_a_line_for_each_quantity(ten: Comparison) -> None:

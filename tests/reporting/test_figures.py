@@ -79,6 +79,27 @@ def test_expert_weights_and_frames() -> None:
     assert [label.get_text() for label in panels[0].get_yticklabels()] == ["0", "1"]
 
 
+def test_weights_near_uniform_are_told_apart() -> None:
+    """n = 8 and weights of .11 to .15: the shades are far apart, and none hides a frame."""
+    weights = [0.11, 0.12, 0.12, 0.13, 0.12, 0.13, 0.12, 0.15]
+    figure = experts_figure(
+        expert_usage([RoutedTask("color", {"a": weights}, {"a": (3, 7)}, {"a": 0.02})])
+    )
+    (image,) = figure.axes[0].images
+    shades = [float(image.cmap(image.norm(w))[0]) for w in weights]
+    assert shades[0] > 0.9
+    assert 0.5 < shades[7] < 0.65
+    assert {text.get_color() for text in figure.axes[0].texts} == {"black"}
+    assert shades[0] > shades[1] > shades[3] > shades[7]
+
+
+def test_one_expert_has_one_shade() -> None:
+    figure = experts_figure(
+        expert_usage([RoutedTask("color", {"a": [1.0]}, {"a": (0,)}, {"a": None})])
+    )
+    assert texts(figure.axes[0]) == ["1.00"]
+
+
 def test_over_time_starts_where_a_task_is_learned() -> None:
     figure = over_time_figure(measured(3))
     second = figure.axes[1]
@@ -122,6 +143,10 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path: Path) -> None:
     assert b"<dc:date>" not in (tmp_path / "one" / "matrix.svg").read_bytes()
 
 
+def values(comparison: Any, key: str) -> list[list[float]]:
+    return [[x for x, _ in curve] for curve in sweep(comparison, key=key)]
+
+
 class TestCurves:
     """Groups that differ in one key alone are a curve."""
 
@@ -136,8 +161,8 @@ class TestCurves:
 
     def test_the_sweep_is_sorted_and_leaves_others_out(self) -> None:
         found = self.comparison()
-        assert [x for x, _ in sweep(found, key="merge.gamma")] == [0.6, 0.7, 0.9]
-        assert [x for x, _ in sweep(found, key="eval.beta")] == [0.1, 0.5]
+        assert values(found, "merge.gamma") == [[0.6, 0.7, 0.9]]
+        assert values(found, "eval.beta") == [[0.1, 0.5]]
 
     def test_points_are_the_means(self) -> None:
         figure = comparison_figures(self.comparison())["gamma"]
@@ -146,6 +171,43 @@ class TestCurves:
         assert list(ap.get_ydata()) == [50.0, 75.0, 62.5]
         assert list(af.get_ydata()) == [25.0, -25.0, 0.0]  # m11 is 50; m21 25, 75, 50
         assert figure.axes[0].get_xlabel() == r"$\gamma$"
+
+    def test_one_family_has_its_method_in_the_title_and_no_legend(self) -> None:
+        figure = comparison_figures(self.comparison())["gamma"]
+        assert figure.get_suptitle() == "clmoe, after all 2 tasks"
+        assert figure.legends == []
+
+    def test_every_method_has_a_line_of_its_own(self) -> None:
+        mmoe = [
+            made_run(f"m{g}", method="mmoe", merge__gamma=g, rows={1: [2], 2: [1, right]})
+            for g, right in ((0.9, 1), (0.8, 3))
+        ]
+        clmoe = [
+            made_run(f"c{g}", merge__gamma=g, rows={1: [2], 2: [2, right]})
+            for g, right in ((0.7, 2), (0.9, 4), (0.6, 0))
+        ]
+        found = compare([*mmoe, made_run("v", method="vanilla"), *clmoe])
+        assert values(found, "merge.gamma") == [[0.8, 0.9], [0.6, 0.7, 0.9]]
+        figure = comparison_figures(found)["gamma"]
+        for axes in figure.axes:
+            assert len(axes.lines) == 2
+            assert list(axes.get_xticks()) == [0.6, 0.7, 0.8, 0.9]
+        assert list(figure.axes[0].lines[0].get_ydata()) == [50.0, 25.0]
+        assert list(figure.axes[0].lines[1].get_ydata()) == [25.0, 50.0, 75.0]
+        colours = [[line.get_color() for line in axes.lines] for axes in figure.axes]
+        assert colours[0] == colours[1]
+        assert len(set(colours[0])) == 2
+        (legend,) = figure.legends
+        assert [text.get_text() for text in legend.get_texts()] == ["mmoe", "clmoe"]
+        assert figure.get_suptitle() == "after all 2 tasks"
+
+    def test_two_curves_of_one_method_are_told_apart(self) -> None:
+        runs = [
+            made_run(f"{g}-{b}", merge__gamma=g, eval__beta=b) for g in (0.6, 0.9) for b in (0, 0.5)
+        ]
+        (legend,) = comparison_figures(compare(runs))["gamma"].legends
+        labels = [text.get_text() for text in legend.get_texts()]
+        assert labels == ["clmoe eval.beta=0", "clmoe eval.beta=0.5"]
 
     def test_without_a_sweep_there_is_no_curve(self) -> None:
         found = compare([made_run("a"), made_run("v", method="vanilla")])

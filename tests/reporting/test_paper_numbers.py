@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from clmoe.recipe.presets import PRESETS
 from clmoe.reporting.paper_numbers import _tables, paper_row, paper_tasks, vlt5_rows
 from tests.reporting.builders import PAPER_SETTINGS
 
 
 def row(method: str, *, reverse: bool = False, **changes: Any) -> Any:
-    settings = {**PAPER_SETTINGS, **{k.replace("__", "."): v for k, v in changes.items()}}
+    preset = PRESETS[method].values
+    settings = {**PAPER_SETTINGS, **preset, **{k.replace("__", "."): v for k, v in changes.items()}}
     tasks = paper_tasks()[::-1] if reverse else paper_tasks()
     return paper_row(method, settings=settings, tasks=tasks)
 
@@ -50,9 +52,9 @@ def test_af_was_computed_against_one_reference() -> None:
     ("method", "changes", "source", "ap", "af"),
     [
         ("clmoe", {}, "Table 1, CL-MoE", 51.34, -0.02),
-        ("vanilla", {"adapter__experts": 1, "eval__beta": 1.0}, "Table 1, Vanilla", 32.51, 20.69),
+        ("vanilla", {}, "Table 1, Vanilla", 32.51, 20.69),
         ("multitask", {}, "Table 1, Multitask", 60.31, None),
-        ("mmoe", {"eval__beta": 1.0}, "Table 2, MMoE only", 48.43, 3.02),
+        ("mmoe", {}, "Table 2, MMoE only", 48.43, 3.02),
         ("rmoe", {}, "Table 2, RMoE only", 41.23, 11.09),
         ("clmoe", {"adapter__experts": 4}, "Table 3, n = 4", 50.19, 1.15),
         ("clmoe", {"adapter__experts": 1, "route__top_k": 1}, "Table 3, n = 1", 32.51, 20.69),
@@ -79,6 +81,16 @@ def test_rows_by_settings(
         ("clmoe", {"index__kind": "lda"}),
         ("clmoe", {"index__noise": 0.2}),
         ("clmoe", {"reverse": True, "merge__gamma": 0.9}),
+        ("clmoe", {"merge__rule": "none"}),
+        ("clmoe", {"protocol__joint": True}),
+        ("clmoe", {"strategy__kind": "er"}),
+        ("clmoe", {"reverse": True, "merge__rule": "none"}),
+        ("vanilla", {"strategy__kind": "er"}),
+        ("er", {"strategy__kind": "der"}),
+        ("er", {"protocol__per_task": True}),
+        ("multitask", {"protocol__joint": False}),
+        ("rmoe", {"merge__rule": "roles"}),
+        ("mmoe", {"eval__beta": 0.5}),
         ("mmoe", {"merge__gamma": 0.9}),
         ("vanilla", {"reverse": True}),
         ("ema", {}),

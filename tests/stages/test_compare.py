@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ import pytest
 
 from clmoe.errors import InputStageError, UsageError
 from clmoe.evaluation.samples import read_samples
+from clmoe.reporting.compare import compare
+from clmoe.reporting.curves import sweep
 from clmoe.runs.plan import Node
 from clmoe.runs.run import Run
 from clmoe.runs.study_record import StudyRecord, write_record
 from clmoe.stages import pipeline
+from clmoe.stages.compare import result_settings
 from clmoe.stages.result import Result
 from tests.conftest import SMALL
+from tests.reporting.builders import made_run
 
 TASKS = ("recognition", "location", "count")
 
@@ -108,6 +113,31 @@ def test_the_cost_of_misidentification_with_a_twin(pair: Path) -> None:
     assert table.rows[0] in [row for t in report.tables for row in t.rows]
 
 
+def test_the_cost_of_misidentification_as_data(pair: Path) -> None:
+    report = pipeline.report(pair, run="small", kind="all", overrides=[])
+    oracle = report.data["understanding"]["oracle"]
+    aps = [g["metrics"]["AP"]["mean"] for g in compared(pair, "small", "true").data["groups"]]
+    assert (oracle["run"], oracle["predicted"], oracle["true"]) == ("true", *aps)
+    assert oracle["difference"] == pytest.approx(aps[1] - aps[0])
+    assert oracle["identified"] == report.data["identification"]["overall"]
+    low, high = oracle["interval"]["low"], oracle["interval"]["high"]
+    (table,) = (t for t in report.tables if t.title.startswith("cost of misidentified"))
+    assert table.rows[0][1:] == [
+        f"{oracle['identified']:.1f}", f"{aps[0]:.2f}", f"{aps[1]:.2f}",
+        f"{oracle['difference']:+.2f}", f"{low:.2f} to {high:.2f}",
+    ]  # fmt: skip
+    quiet = pipeline.report(pair, run="small", kind="ap-af", overrides=[])
+    assert quiet.data["understanding"]["oracle"] == oracle
+    stored = json.loads((pair / "small" / "report" / "understanding.json").read_text())
+    assert "oracle" not in stored  # it is of another run
+
+
+def test_without_a_twin_there_is_no_cost(pair: Path) -> None:
+    for name in ("v", "true"):
+        report = pipeline.report(pair, run=name, kind="all", overrides=[])
+        assert report.data["understanding"]["oracle"] is None
+
+
 def test_files_in_every_format(pair: Path, tmp_path: Path) -> None:
     for suffix in ("csv", "md", "tex", "json"):
         out = tmp_path / "deep" / f"t.{suffix}"
@@ -137,6 +167,28 @@ def test_unknown_names_and_scorers(pair: Path) -> None:
         compared(pair, "smal")
     with pytest.raises(UsageError, match="small has no vqa accuracy: needs at least 4 human"):
         compared(pair, "small", scorer="vqa")
+
+
+def test_gamma_of_one_half_is_on_the_curve(pair: Path) -> None:
+    """It needs merge.allow_any_gamma, which changes no result."""
+    small = Run.open(pair, "small")
+    half = small.preview(["merge.gamma=0.5", "merge.allow_any_gamma=true"])
+    runs = [
+        replace(made_run(name), settings=result_settings(run))
+        for name, run in (("small", small), ("half", half))
+    ]
+    (curve,) = sweep(compare(runs), key="merge.gamma")
+    assert [gamma for gamma, _ in curve] == [0.5, 0.7]
+
+
+def test_extra_memory_is_that_of_the_trainings(pair: Path) -> None:
+    run = Run.open(pair, "small")
+    stored = [run.manifest(Node("train", task)).summary for task in TASKS]
+    group = compared(pair, "small").data["groups"][0]
+    assert group["extra_bytes"] == max(summary["extra_bytes"] for summary in stored)
+    assert group["extra"] == max(
+        (s["extra"] for s in stored), key=lambda parts: sum(parts.values())
+    )
 
 
 @pytest.fixture(scope="module")

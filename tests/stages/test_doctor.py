@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 from clmoe.errors import ClmoeError, UsageError
 from clmoe.model.backbone import load_backbone
@@ -21,7 +23,8 @@ from clmoe.recipe.schema import Base
 from clmoe.stages import fit as fit_module
 from clmoe.stages import pipeline
 from clmoe.stages.fit import ASSUMED_IMAGE_TOKENS, FEATURES_KEPT, Sample, study
-from clmoe.stages.machine import PACKAGES, Gpu, look_at_machine
+from clmoe.stages.machine import PACKAGES, Gpu, Machine, look_at_machine
+from clmoe.stages.result import Result
 from clmoe.training.memory_estimate import estimate_training
 
 GIB = 2**30
@@ -123,9 +126,123 @@ def test_one_that_does_not_fit_says_what_would(room: int, wanted: list[Any]) -> 
         assert (fit.fits, fit.estimate.total) == (True, remedy.total)
 
 
+@pytest.fixture(scope="module")
+def seven_billion(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with the configuration of LLaVA-1.5-7B and no weights."""
+    folder = tmp_path_factory.mktemp("base") / "llava7b"
+    text = LlamaConfig(
+        vocab_size=32064, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+        num_attention_heads=32,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+        image_size=336, patch_size=14,
+    )  # fmt: skip
+    LlavaConfig(vision_config=vision, text_config=text, image_token_id=32000).save_pretrained(
+        folder
+    )
+    return str(folder)
+
+
+class TestASevenBillionBase:
+    """What is proposed for it on machines of several sizes."""
+
+    @pytest.fixture
+    def study7(self, seven_billion: str) -> Callable[..., Any]:
+        settings = ["train.micro_batch=4", "train.gradient_checkpointing=true",
+                    "train.batch_size=16", "eval.batch_size=16", "eval.max_new_tokens=10",
+                    "adapter.experts=8", "adapter.rank=64"]  # fmt: skip
+
+        def run(*overrides: str, room: int) -> Any:
+            return studied(f"base.model={seven_billion}", *settings, *overrides, room=room * GIB)
+
+        return run
+
+    @pytest.mark.parametrize("room", [11, 16, 20, 32, 36])
+    def test_all_that_is_proposed_fits(self, study7: Callable[..., Any], room: int) -> None:
+        pytest.importorskip("bitsandbytes")
+        found = study7(room=room)
+        assert not all(fit.fits for fit in found.fits)
+        for place, fit in enumerate(found.fits):
+            assert fit.fits != bool(fit.remedies)
+            for remedy in fit.remedies:
+                again = study7(*remedy.overrides, room=room).fits[place]
+                assert (again.fits, again.estimate.total) == (True, remedy.total)
+        both = study7(*found.together.overrides, room=room).fits
+        assert [fit.fits for fit in both] == [True, True]
+        assert max(fit.estimate.total for fit in both) == found.together.total
+
+    def test_settings_that_change_no_result_come_first(self, study7: Callable[..., Any]) -> None:
+        pytest.importorskip("bitsandbytes")
+        found = study7(room=32)
+        assert [remedy.overrides for remedy in found.fits[1].remedies] == [
+            ("eval.batch_size=4",), ("base.dtype=bfloat16",), ("base.quantization=nf4",)
+        ]  # fmt: skip
+        assert found.together.overrides == found.fits[1].remedies[0].overrides
+        found = study7(room=16)
+        assert [remedy.overrides for remedy in found.fits[1].remedies] == [
+            ("eval.batch_size=2", "base.dtype=bfloat16"),
+            ("eval.batch_size=8", "base.quantization=nf4"),
+            ("base.dtype=bfloat16", "base.quantization=nf4"),
+        ]
+
+    def test_nf4_only_where_it_runs(
+        self, study7: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(*arguments: object, **options: object) -> None:
+            raise ClmoeError("the package bitsandbytes is not installed")
+
+        monkeypatch.setattr(fit_module, "loading_options", refuse)
+        found = study7(room=11)
+        assert [fit.remedies for fit in found.fits] == [(), ()]
+        assert found.together is None
+        told = "base.quantization=nf4 was not tried: the package bitsandbytes is not installed"
+        assert told in found.why
+        assert told not in study7(room=64).why
+
+    def test_bfloat16_only_where_it_runs(
+        self, study7: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fit_module, "_runs_bfloat16", lambda device: False)
+        for fit in study7(room=16).fits:
+            assert all("base.dtype=bfloat16" not in r.overrides for r in fit.remedies)
+
+    def test_doctor_says_it(
+        self, seven_billion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("bitsandbytes")
+        room = 16 * GIB
+        monkeypatch.setattr(Machine, "room", lambda machine, device: room)
+        base = [f"base.model={seven_billion}", "runtime.device=cpu"]
+
+        def doctor(*more: str) -> Result:
+            return pipeline.doctor(tmp_path, recipe="vqa_v2", overrides=[*base, *more])
+
+        result = doctor()
+        both = result.data["recipe"]["to_try_for_both"]
+        assert any(
+            note.startswith(f"training and evaluation fit with: {' '.join(both['overrides'])} (")
+            for note in result.notes
+        )
+        again = doctor(*both["overrides"]).data["recipe"]
+        assert (again["training"]["fits"], again["evaluation"]["fits"]) == (True, True)
+        assert again["to_try_for_both"] is None
+        room = GIB
+        notes = " ".join(doctor().notes)
+        assert "evaluation: no dtype, quantization, batch or checkpointing that runs" in notes
+        assert "fits with" not in notes
+
+
 def test_nothing_helps() -> None:
     found = studied("train.batch_size=4096", room=1)
     assert found.fits[0].remedies == ()
+    assert found.together is None
+
+
+def test_what_fits_needs_no_advice() -> None:
+    found = studied()
+    assert [fit.remedies for fit in found.fits] == [(), ()]
+    assert found.together is None
 
 
 def test_close_is_said_to_be_close() -> None:

@@ -78,3 +78,8 @@ def test_nothing_is_suggested_twice() -> None:
     found = overrides(Recipe.model_validate(small), stage="train")
     assert "train.micro_batch=auto" not in found
     assert "train.gradient_checkpointing=true" not in found
+
+
+def test_a_step_that_is_never_divided_needs_something_else() -> None:
+    recipe = resolve_text("", origin="x", overrides=["method.name=vs"]).recipe
+    assert overrides(recipe, stage="train")[0] == "train.gradient_checkpointing=true"

@@ -77,3 +77,11 @@ def test_the_check_leaves_the_mode_as_it_was(training: bool) -> None:
     toy = Toy().train(training)
     AnswerLoss(toy).check({"input_ids": IDS}, LABELS)
     assert toy.training is training
+
+
+def test_only_blocks_that_the_model_has_are_named_for_sharding() -> None:
+    """LLaVA names the blocks of CLIP's text tower too, which it does not have."""
+    toy = Toy()
+    assert AnswerLoss(toy)._no_split_modules == []
+    toy._no_split_modules = {"Linear", "CLIPTextEmbeddings", "Embedding"}  # type: ignore[assignment]
+    assert AnswerLoss(toy)._no_split_modules == ["Embedding", "Linear"]

@@ -11,10 +11,17 @@ from torch import Tensor
 
 from clmoe.data.batches import collate
 from clmoe.data.prompts import IGNORE, Encoded
-from clmoe.errors import MemoryExhaustedError
+from clmoe.errors import MemoryExhaustedError, UsageError
 from clmoe.events import Event, Note, subscribe
+from clmoe.parallel.world import World
 from clmoe.recipe.schema import Train
-from clmoe.training.fitting import is_out_of_memory, micro_batch_size, without_labels
+from clmoe.training import fitting
+from clmoe.training.fitting import (
+    check_undivided,
+    is_out_of_memory,
+    micro_batch_size,
+    without_labels,
+)
 
 LENGTHS = [3, 9, 5, 7]
 
@@ -42,7 +49,9 @@ def cpu_error() -> Exception:
     return RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes")
 
 
-def find(loss: Limited, micro_batch: object = "auto", step: int = 16) -> int:
+def find(
+    loss: Limited, micro_batch: object = "auto", step: int = 16, *, whole: bool = False
+) -> int:
     return micro_batch_size(
         loss,
         lengths=LENGTHS,
@@ -50,6 +59,7 @@ def find(loss: Limited, micro_batch: object = "auto", step: int = 16) -> int:
         parameters=[loss.weight],
         settings=Train.model_validate({"micro_batch": micro_batch}),
         label="color",
+        whole=whole,
     )
 
 
@@ -84,6 +94,40 @@ def test_a_number_is_taken_as_it_is() -> None:
     assert find(loss, None) == 4
     assert find(loss, None, step=2) == 2
     assert loss.seen == []
+
+
+def test_a_step_that_cannot_be_divided_is_taken_whole_or_not_at_all() -> None:
+    loss = Limited(36, cuda_error)
+    assert find(loss, whole=True) == 16
+    assert find(loss, None, whole=True) == 16  # a step has repeated samples of a small memory
+    assert loss.seen == [[1, 3, 2, 0]]
+    with pytest.raises(MemoryExhaustedError, match="a whole step of 16 samples does not fit"):
+        find(Limited(35, cuda_error), whole=True)
+
+
+@pytest.mark.parametrize("micro", [None, "auto", 16, 20])
+def test_steps_that_stay_whole(micro: object) -> None:
+    check_undivided(Train.model_validate({"micro_batch": micro, "batch_size": 8}), kind="vs")
+
+
+def test_a_micro_batch_that_divides_a_step() -> None:
+    because = "strategy.kind=vs compares all samples of a step with each other, so "
+    for micro, hint in ((15, "set train.micro_batch=null, or train.batch_size to at most 7"),
+                        (1, "set train.micro_batch=null")):  # fmt: skip
+        with pytest.raises(UsageError) as caught:
+            check_undivided(Train(micro_batch=micro, batch_size=8), kind="vs")
+        assert str(caught.value) == because + (
+            "a step of 16 samples (train.batch_size, and as many from memory) cannot be taken "
+            f"{micro} at a time"
+        )
+        assert caught.value.hint == hint
+
+
+def test_processes_divide_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "world", lambda: World(size=2))
+    with pytest.raises(UsageError, match="cannot be divided among 2 processes") as caught:
+        check_undivided(Train(), kind="vs")
+    assert caught.value.hint == "train in one process"
 
 
 def test_what_counts_as_running_out_of_memory() -> None:

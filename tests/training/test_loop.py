@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from clmoe.baselines.base import Strategy
 from clmoe.data.batches import Batch
 from clmoe.data.prompts import TEMPLATES, Encoded, Prompter
 from clmoe.errors import ClmoeError
@@ -20,6 +21,7 @@ from clmoe.model.backbone import Backbone, embed, load_backbone
 from clmoe.model.config import ClmoeConfig
 from clmoe.model.tuner import attach
 from clmoe.recipe.schema import Base, Train
+from clmoe.training.checkpoint import trainable_tensors
 from clmoe.training.loop import train_adapter
 from clmoe.training.training_log import TrainingLog
 
@@ -119,6 +121,17 @@ def test_an_automatic_micro_batch_is_the_whole_batch_where_it_fits(prompter: Pro
     assert log_auto.losses == log.losses
     first, second = adapter_tensors(whole), adapter_tensors(auto)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_method_is_given_the_parameters_that_move(
+    prompter: Prompter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, nn.Parameter] = {}
+    monkeypatch.setattr(Strategy, "prepared", lambda _, parameters: given.update(parameters))
+    model, _ = train(prompter)
+    live = trainable_tensors(model)
+    assert given.keys() == live.keys()
+    assert all(given[name] is parameter for name, parameter in live.items())
 
 
 def test_loss_is_the_mean_over_supervised_tokens(prompter: Prompter) -> None:

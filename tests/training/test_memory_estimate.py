@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -110,6 +110,44 @@ def test_what_is_kept_is_what_autograd_keeps(
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_what_a_trained_projector_keeps(dtype: Literal["float32", "bfloat16"]) -> None:
+    """Both its linears' inputs and what its activation reads, in float32 on any base."""
+    spec = SMALL | {"dtype": dtype}
+    base = measure_memory.backbone(spec)
+    path, pictures = str(base.projector), base.image_tokens or 0
+    model = attach(base.model, ClmoeConfig(experts=4, r=8, modules_to_save=[path])).train()
+    seen = torch.randn(BATCH, pictures, spec["tower"], dtype=base.dtype)
+    kept: dict[int, torch.Tensor] = {}
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = model.get_base_model().get_submodule(path)(seen)
+    assert out.dtype is base.dtype
+    trained = [p for n, p in model.named_parameters() if p.requires_grad and path in n]
+    out.float().sum().backward()
+    shape = base_shape(measure_memory.configuration(spec), Adapter(experts=4, rank=8))
+    load = Load(dtype=dtype, batch=BATCH, image_tokens=pictures, trains_projector=True)
+    gradients = sum(p.grad.nbytes for p in trained if p.grad is not None)
+    assert gradients == adapter_bytes(shape, load) - 4 * shape.trainable == 4 * shape.projector
+    part = "kept for the backward pass"
+    frozen = replace(load, trains_projector=False)
+    more = estimate_training(shape, load).parts[part] - estimate_training(shape, frozen).parts[part]
+    # A decoder whose input needs a gradient keeps more in its first block, which is not counted.
+    first, later = (
+        block_kept(
+            shape, batch=BATCH, tokens=load.tokens, size=load.size, padded=False, first=first
+        )
+        for first in (True, False)
+    )
+    assert sum(t.untyped_storage().nbytes() for t in kept.values()) == more - (later - first)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_checkpointing_keeps_the_inputs_of_blocks(dtype: str) -> None:
     spec = SMALL | {"dtype": dtype, "checkpointing": True}
     adapter = Adapter(experts=4, rank=8)
@@ -161,7 +199,8 @@ def test_bytes_of_weights_by_hand(large: BaseShape) -> None:
     assert adapter_bytes(large, half) == 4 * large.trainable
     assert checkpoint_bytes(large, half) == 12 * large.trainable
     trained = replace(half, trains_projector=True)
-    assert adapter_bytes(large, trained) == 4 * large.trainable + 2 * large.projector
+    assert adapter_bytes(large, trained) == 4 * (large.trainable + large.projector)
+    assert checkpoint_bytes(large, trained) == 12 * (large.trainable + large.projector)
 
 
 def test_nf4_bytes_are_those_of_bitsandbytes() -> None:
