@@ -174,7 +174,7 @@ def _device(opened: Run, nodes: Sequence[Node]) -> str | None:
 
 
 def _dtype(base: Base, device: str | None) -> str:
-    """What `base.dtype` was on a device; `auto` where that is not known."""
+    """What `base.dtype` was on a device; `auto` where nothing here can tell."""
     if base.dtype != "auto" or device is None:
         return base.dtype
     import torch
@@ -182,7 +182,7 @@ def _dtype(base: Base, device: str | None) -> str:
     from clmoe.model.choices import choose_dtype
 
     if device == "cuda" and not torch.cuda.is_available():
-        return "bfloat16"
+        return base.dtype  # it was that GPU's choice
     dtype, _ = choose_dtype(base.dtype, device=torch.device(device))
     return str(dtype).removeprefix("torch.")
 

@@ -59,7 +59,8 @@ def compare(
         typer.Option(
             "--scorer",
             metavar="NAME",
-            help="exact, vqa or vqa-lenient. (default: as the first run's recipe says)",
+            help="exact, vqa, vqa-lenient, rouge-l, or one that a package adds. (default: as the "
+            "first run's recipe says)",
             show_default=False,
         ),
     ] = None,

@@ -222,9 +222,10 @@ class TestCard:
     def test_the_dtype_that_auto_was(self, dtype: Any, device: str | None, used: str) -> None:
         assert dtype_used(Base(dtype=dtype), device) == used
 
-    def test_auto_was_bfloat16_on_a_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nothing_is_guessed_of_a_gpu_elsewhere(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        assert dtype_used(Base(), "cuda") == "bfloat16"
+        assert dtype_used(Base(), "cuda") == "auto"  # it depends on that GPU
+        assert dtype_used(Base(dtype="bfloat16"), "cuda") == "bfloat16"
 
 
 class TestFolder:
